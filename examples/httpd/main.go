@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,8 +25,10 @@ func main() {
 	listen := flag.String("listen", ":8080", "address to serve HTTP on")
 	root := flag.String("root", "/usr/local/www", "folder to serve")
 	udp := flag.String("udp", "", "address to answer UDP packets on, each with itself")
-	// The spelling of nginx, which this server stands in for in example jobs: -g "daemon off;".
-	flag.String("g", "", "ignored")
+	flag.String("g", "", "ignored; nginx has it")
+	if filepath.Base(os.Args[0]) == "nginx" {
+		*listen, *root = nginx("/usr/local/etc/nginx/nginx.conf")
+	}
 	flag.Parse()
 	log.SetFlags(0)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
@@ -32,6 +36,21 @@ func main() {
 	if err := run(ctx, *listen, *root, *udp); err != nil {
 		log.Fatal("httpd: ", err)
 	}
+}
+
+// nginx reads of an nginx.conf what this server can do: in example jobs it stands in for nginx.
+func nginx(path string) (listen, root string) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		log.Fatal("httpd: ", err)
+	}
+	directive := func(name, otherwise string) string {
+		if m := regexp.MustCompile(`\b` + name + `\s+([^;\s]+)\s*;`).FindSubmatch(text); m != nil {
+			return string(m[1])
+		}
+		return otherwise
+	}
+	return ":" + directive("listen", "80"), directive("root", "/usr/local/www")
 }
 
 func run(ctx context.Context, listen, root, udp string) error {
