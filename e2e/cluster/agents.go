@@ -80,7 +80,7 @@ plugin "nomad-driver-jail" {
   args = [{{range .Config.PluginArgs}}{{quote .}}, {{end}}]
   {{- end}}
   config {
-{{.Config.PluginConfig}}
+{{.PluginConfig}}
   }
 }
 {{end}}{{end}}`))

@@ -20,16 +20,16 @@ import (
 
 // Config says which agents run, and how.
 type Config struct {
-	Dir          string   // all that the agents write; must exist
-	Nomad        string   // path of the nomad binary
-	Consul       string   // path of the consul binary
-	Plugin       string   // path of nomad-driver-jail; "" runs Nomad with its own drivers
-	PluginArgs   []string // the plugin's command line
-	PluginConfig string   // inside of the plugin's config block, HCL
-	Path         string   // put ahead of PATH, "" for nothing
-	Interface    string   // the interface of Nomad's host network, "" lets Nomad choose
-	Split        bool     // server and client as two processes, so that the client can be killed
-	LogLevel     string   // default "info"
+	Dir          string                     // all that the agents write; must exist
+	Nomad        string                     // path of the nomad binary
+	Consul       string                     // path of the consul binary
+	Plugin       string                     // path of nomad-driver-jail; "" runs Nomad with its own drivers
+	PluginArgs   []string                   // the plugin's command line
+	PluginConfig func(consul string) string // inside of the plugin's config block, HCL; told Consul's address
+	Path         string                     // put ahead of PATH, "" for nothing
+	Interface    string                     // the interface of Nomad's host network, "" lets Nomad choose
+	Split        bool                       // server and client as two processes, so that the client can be killed
+	LogLevel     string                     // default "info"
 }
 
 // Cluster is one running Consul agent and one Nomad cell.
@@ -195,7 +195,10 @@ func (c *Cluster) startNomad(role string) (*process, error) {
 
 func (c *Cluster) write(name string, form *template.Template, more map[string]any) error {
 	var text bytes.Buffer
-	values := map[string]any{"Config": c.Config, "Ports": c.ports, "PluginDir": c.PluginDir()}
+	values := map[string]any{"Config": c.Config, "Ports": c.ports, "PluginDir": c.PluginDir(), "PluginConfig": ""}
+	if c.PluginConfig != nil {
+		values["PluginConfig"] = c.PluginConfig(fmt.Sprintf("127.0.0.1:%d", c.ports.ConsulHTTP))
+	}
 	for k, v := range more {
 		values[k] = v
 	}

@@ -52,6 +52,9 @@ func (c *Cluster) Register(spec *nomad.Job) (*Job, error) {
 	return &Job{ID: *spec.ID, Spec: spec, cluster: c}, nil
 }
 
+// Job is one that Nomad has.
+func (c *Cluster) Job(id string) *Job { return &Job{ID: id, cluster: c} }
+
 // Allocs are the job's allocs, newest first.
 func (j *Job) Allocs() ([]*nomad.AllocationListStub, error) {
 	allocs, _, err := j.cluster.Nomad.Jobs().Allocations(j.ID, false, nil)
