@@ -40,7 +40,7 @@ func Take(scope Scope) (State, error) {
 	lines, err := interfaces()
 	add("interface", lines, err)
 	if scope.Processes {
-		lines, err := processes()
+		lines, err := Processes()
 		add("process", lines, err)
 	}
 	if scope.Zfs != "" {

@@ -52,6 +52,7 @@ func rules() ([]string, error) {
 	return all, nil
 }
 
-func processes() ([]string, error) {
+// Processes are the command lines on this host, each after its process ID.
+func Processes() ([]string, error) {
 	return command("ps", "-axww", "-o", "pid=,command=")
 }

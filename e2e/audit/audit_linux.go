@@ -53,8 +53,8 @@ func cgroups() ([]string, error) {
 	return found, err
 }
 
-// processes returns command lines with process IDs, without this process, process 1 and kernel threads.
-func processes() ([]string, error) {
+// Processes are the command lines on this host, each after its process ID, without this process, process 1 and kernel threads.
+func Processes() ([]string, error) {
 	entries, err := os.ReadDir("/proc")
 	var found []string
 	for _, e := range entries {

@@ -10,12 +10,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
 	consul "github.com/hashicorp/consul/api"
 	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/audit"
 )
 
 // Config says which agents run, and how.
@@ -26,7 +30,6 @@ type Config struct {
 	Plugin       string                     // path of nomad-driver-jail; "" runs Nomad with its own drivers
 	PluginArgs   []string                   // the plugin's command line
 	PluginConfig func(consul string) string // inside of the plugin's config block, HCL; told Consul's address
-	Path         string                     // put ahead of PATH, "" for nothing
 	Interface    string                     // the interface of Nomad's host network, "" lets Nomad choose
 	Split        bool                       // server and client as two processes, so that the client can be killed
 	LogLevel     string                     // default "info"
@@ -115,6 +118,19 @@ func (c *Cluster) StartClient(ctx context.Context) error {
 
 // KillClient ends Nomad's client with SIGKILL; its plugin stays.
 func (c *Cluster) KillClient() error { return c.client.kill() }
+
+// KillPlugin ends the plugin's processes with SIGKILL. A client that runs starts it again by itself.
+func (c *Cluster) KillPlugin() error {
+	all, err := audit.Processes()
+	var errs []error
+	for _, line := range all {
+		pid, command, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.Atoi(pid); err == nil && strings.HasPrefix(command, c.PluginDir()) {
+			errs = append(errs, syscall.Kill(n, syscall.SIGKILL))
+		}
+	}
+	return errors.Join(err, errors.Join(errs...))
+}
 
 // Stop ends the agents and returns when they have gone. Jobs that still run go on running: stop them first.
 func (c *Cluster) Stop() error {

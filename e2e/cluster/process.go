@@ -27,10 +27,6 @@ func (c *Cluster) run(name, path string, args ...string) (*process, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Env = os.Environ()
-	if c.Path != "" {
-		cmd.Env = append(cmd.Env, "PATH="+c.Path+":"+os.Getenv("PATH"))
-	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}

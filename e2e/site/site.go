@@ -4,6 +4,7 @@ package site
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,9 +13,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/audit"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/cluster"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
@@ -150,7 +153,7 @@ func (s *Site) makeImages(context.Context) error {
 
 // Publish builds an image from a folder and puts it where the registry serves it.
 func (s *Site) Publish(name, root string, options ...string) error {
-	store := "--dataset=" + s.Dataset + "-build"
+	store := "--dataset=" + s.Dataset + "-built"
 	if _, err := s.Command(append(append([]string{"image", "build", store}, options...), name, root)...); err != nil {
 		return err
 	}
@@ -161,7 +164,6 @@ func (s *Site) Publish(name, root string, options ...string) error {
 // Command runs the plugin's binary as an operator would and returns what it printed.
 func (s *Site) Command(args ...string) (string, error) {
 	cmd := exec.Command(s.Bin.Plugin, args...)
-	cmd.Env = append(os.Environ(), "PATH="+s.path())
 	var problems strings.Builder
 	cmd.Stderr = &problems
 	out, err := cmd.Output()
@@ -204,9 +206,9 @@ func (s *Site) startAgents(ctx context.Context) error {
 	var err error
 	s.Cluster, err = cluster.Start(ctx, cluster.Config{
 		Dir: filepath.Join(s.Dir, "agents"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Bin.Plugin,
-		Path: s.path(), Interface: isolate.Interface(), Split: s.Split, LogLevel: s.LogLevel,
+		Interface: isolate.Interface(), Split: s.Split, LogLevel: s.LogLevel,
 		PluginConfig: func(consul string) string {
-			return fmt.Sprintf(pluginConfig, s.Dataset, s.StateDir(), s.Media+":ro", s.Web, consul, s.Config)
+			return fmt.Sprintf(pluginConfig, s.Dataset, s.StateDir(), s.Media+":ro", s.Web, consul, s.More)
 		},
 	})
 	if err != nil {
@@ -217,6 +219,39 @@ func (s *Site) startAgents(ctx context.Context) error {
 	s.Say("consul", s.ConsulAddress())
 	s.Say("nomad", s.NomadAddress())
 	return nil
+}
+
+// Holding is a task as `nomad-driver-jail ps --json` tells it.
+type Holding struct {
+	Name    string
+	Running bool
+	State   struct{ TaskID, AllocID, Image, Digest, Root, Address string }
+	Status  struct{ PID, ShimPID int }
+	Parts   []string
+}
+
+// Holdings are the tasks on this host.
+func (s *Site) Holdings() ([]Holding, error) {
+	out, err := s.Command("ps", "--json", "--state-dir", s.StateDir())
+	if err != nil {
+		return nil, err
+	}
+	var list []Holding
+	return list, json.Unmarshal([]byte(out), &list)
+}
+
+// Audit looks at all that a site may leave on a host of its own.
+func (o *Options) Audit() (audit.State, error) {
+	scope := audit.Scope{Processes: true, Folders: []string{os.TempDir()}}
+	if o.Pool != "" {
+		scope.Zfs = "zfs"
+	}
+	state, err := audit.Take(scope)
+	// Nomad keeps cgroups of its own for the next time.
+	state["cgroup"] = slices.DeleteFunc(state["cgroup"], func(c string) bool {
+		return strings.Contains(c, "/nomad") && !strings.Contains(c, "nomad-driver-jail")
+	})
+	return state, err
 }
 
 // StateDir is the driver's.
