@@ -8,7 +8,7 @@ IMAGE     ?=
 
 # Everything is built without cgo: the machines it runs on need no C library of ours, and the one it is built on no C compiler.
 BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w"
-HERE      = PATH=$$PATH:/usr/sbin:/sbin POOL="$(POOL)"
+HERE      = PATH=$$PATH:/usr/sbin:/sbin POOL="$(POOL)" ZFS_DIALECT="$$PWD/bin/zfs-dialect"
 SHIM      = jail/launch/bin/shim_$(GOOS)_$(GOARCH)
 TEST      = $(HERE) $(GO) test -count=1
 
@@ -41,9 +41,13 @@ deps: ## install what demo and tests need from the system's packages
 httpd: ## build the web server of the example images
 	$(BUILD) -o bin/httpd ./examples/httpd
 
+.PHONY: dialect
+dialect: ## build what makes zfs-fuse answer as today's ZFS
+	$(BUILD) -o bin/zfs-dialect ./e2e/zfs
+
 # All that demo and tests run, beside the tests themselves.
 .PHONY: all
-all: deps agents build httpd
+all: deps agents build httpd dialect
 
 .PHONY: demo
 demo: all ## run a real job end to end; DEMO_ONCE=1 ends by itself, POOL= names a pool to use
