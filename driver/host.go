@@ -65,11 +65,14 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 	return h, nil
 }
 
+// anchor is the name that the operator's pf.conf calls; on Linux it is the nftables table's.
+const anchor = "nomad-driver-jail"
+
 // networkConfig is for a configuration that check has accepted.
 func networkConfig(c Config) network.Config {
 	subnet, _ := netip.ParsePrefix(c.Subnet)
 	subnet6, _ := netip.ParsePrefix(c.Subnet6)
-	return network.Config{Bridge: c.Bridge, Subnet: subnet, Subnet6: subnet6, StateDir: c.StateDir}
+	return network.Config{Bridge: c.Bridge, Subnet: subnet, Subnet6: subnet6, StateDir: c.StateDir, Anchor: anchor}
 }
 
 // Prepare makes what every task needs and none owns: the store's parents, the bridge, the shim. It does so once; a

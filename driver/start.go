@@ -310,13 +310,9 @@ func (s *start) writeNames(at network.Attachment) error {
 	if err != nil {
 		return err
 	}
-	host, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !os.IsNotExist(err) {
+	resolv, err := s.resolvConf()
+	if err != nil {
 		return err
-	}
-	var dns *network.DNS
-	if c := s.cfg.DNS; c != nil {
-		dns = &network.DNS{Servers: c.Servers, Searches: c.Searches, Options: c.Options}
 	}
 	root, err := os.OpenRoot(s.root)
 	if err != nil {
@@ -329,7 +325,28 @@ func (s *start) writeNames(at network.Attachment) error {
 	if err := replaceFile(root, "etc/hosts", hosts); err != nil {
 		return err
 	}
-	return replaceFile(root, "etc/resolv.conf", network.ResolvConf(host, dns))
+	return replaceFile(root, "etc/resolv.conf", resolv)
+}
+
+// resolvConf is the host's own file for a jail on the host's stack, which reaches what the host reaches.
+func (s *start) resolvConf() ([]byte, error) {
+	c := s.cfg.DNS
+	if c == nil && s.spec.HostNetwork {
+		data, err := os.ReadFile("/etc/resolv.conf")
+		if os.IsNotExist(err) {
+			return nil, nil
+		}
+		return data, err
+	}
+	var dns *network.DNS
+	if c != nil {
+		dns = &network.DNS{Servers: c.Servers, Searches: c.Searches, Options: c.Options}
+	}
+	host, err := network.HostResolvConf()
+	if err != nil {
+		return nil, err
+	}
+	return network.ResolvConf(host, dns), nil
 }
 
 // replaceFile takes away what is there first: an image may have a symlink in its place.

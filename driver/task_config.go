@@ -261,14 +261,14 @@ func (c *Config) permitPath(source string, writable bool) error {
 		source, source)
 }
 
-// hosts checks pot's HOST:ADDRESS entries.
+// hosts checks the HOST:ADDRESS entries of pot and docker, whose word for the host's own address is host-gateway.
 func (c *TaskConfig) hosts() error {
 	for _, e := range c.ExtraHosts {
 		host, address, ok := strings.Cut(e, ":")
 		if !ok || host == "" || strings.ContainsAny(e, " \t\n") {
 			return fmt.Errorf("extra_hosts: %q must be HOST:ADDRESS", e)
 		}
-		if _, err := netip.ParseAddr(address); err != nil {
+		if _, err := netip.ParseAddr(address); err != nil && address != "host-gateway" {
 			return fmt.Errorf("extra_hosts: %q: %q is not an IP address", e, address)
 		}
 	}
