@@ -32,6 +32,16 @@ var jobTests = map[string]func(*testing.T){
 	"exec":                  testExec,
 	"restart":               testRestart,
 	"pot-nginx":             testPotNginx,
+	"lifecycle":             testLifecycle,
+	"template":              testTemplate,
+	"artifact":              testArtifact,
+	"host-volume":           testHostVolume,
+	"logs":                  testLogs,
+	"dispatch":              testDispatch,
+	"memory-max":            testMemoryMax,
+	"shutdown-delay":        testShutdownDelay,
+	"names":                 testNames,
+	"host-network":          testHostNetwork,
 }
 
 func TestJobs(t *testing.T) {

@@ -64,6 +64,7 @@ client {
   {{- if .Config.Interface}}
   network_interface = {{quote .Config.Interface}}
   {{- end}}
+  {{.Config.ClientConfig}}
   options {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
   }

@@ -29,6 +29,7 @@ type Config struct {
 	Consul       string                     // path of the consul binary
 	Plugin       string                     // path of nomad-driver-jail; "" runs Nomad with its own drivers
 	PluginArgs   []string                   // the plugin's command line
+	ClientConfig string                     // more inside of Nomad's client block, HCL
 	PluginConfig func(consul string) string // inside of the plugin's config block, HCL; told Consul's address
 	Interface    string                     // the interface of Nomad's host network, "" lets Nomad choose
 	Split        bool                       // server and client as two processes, so that the client can be killed

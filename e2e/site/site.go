@@ -124,7 +124,7 @@ func (s *Site) makeFolders(context.Context) error {
 		"media/song":         "la la la\n",
 		"web/nginx.conf":     "server {\n  listen 80;\n  root /mnt;\n}\n",
 		"web/www/index.html": "<h1>2019 called</h1>\n",
-		"images/.keep":       "",
+		"images/hello.txt":   "hello world\n",
 		"agents/.keep":       "",
 		"root/.keep":         "",
 	} {
@@ -206,7 +206,8 @@ func (s *Site) startAgents(ctx context.Context) error {
 	var err error
 	s.Cluster, err = cluster.Start(ctx, cluster.Config{
 		Dir: filepath.Join(s.Dir, "agents"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Bin.Plugin,
-		Interface: isolate.Interface(), Split: s.Split, LogLevel: s.LogLevel,
+		ClientConfig: fmt.Sprintf("host_volume \"media\" {\n  path = %q\n  read_only = true\n}", s.Media),
+		Interface:    isolate.Interface(), Split: s.Split, LogLevel: s.LogLevel,
 		PluginConfig: func(consul string) string {
 			return fmt.Sprintf(pluginConfig, s.Dataset, s.StateDir(), s.Media+":ro", s.Web, consul, s.More)
 		},
