@@ -1,6 +1,7 @@
 package isolate
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -188,15 +189,28 @@ func DialOutside(network, address string) (net.Conn, error) {
 	}
 	done := make(chan result)
 	go func() {
-		// Not unlocked: the thread stays in the other namespace and ends with the goroutine.
-		runtime.LockOSThread()
-		if err := netns.Set(there); err != nil {
-			done <- result{nil, err}
-			return
-		}
-		conn, err := net.Dial(network, address)
+		conn, err := dialIn(there, network, address)
 		done <- result{conn, err}
 	}()
 	r := <-done
 	return r.conn, r.err
+}
+
+// dialIn takes its thread along and brings it back: a thread that ended would take with it what it has started (prctl(2), PR_SET_PDEATHSIG).
+func dialIn(there netns.NsHandle, network, address string) (net.Conn, error) {
+	runtime.LockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		return nil, err
+	}
+	defer here.Close()
+	if err := netns.Set(there); err != nil {
+		return nil, err
+	}
+	conn, err := net.Dial(network, address)
+	if back := netns.Set(here); back != nil {
+		return nil, errors.Join(err, back) // and the thread stays locked, to end
+	}
+	runtime.UnlockOSThread()
+	return conn, err
 }

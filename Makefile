@@ -1,0 +1,91 @@
+# For GNU make and FreeBSD's make alike, so: no conditionals, and != for what a command prints.
+
+GO        ?= go
+GOOS      != $(GO) env GOOS
+GOARCH    != $(GO) env GOARCH
+POOL      ?=
+IMAGE     ?=
+
+# Everything is built without cgo: the machines it runs on need no C library of ours, and the one it is built on no C compiler.
+BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w"
+HERE      = PATH=$$PATH:/usr/sbin:/sbin POOL="$(POOL)" ZFS_DIALECT="$$PWD/bin/zfs-dialect"
+SHIM      = jail/launch/bin/shim_$(GOOS)_$(GOARCH)
+TEST      = $(HERE) $(GO) test -count=1
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: build
+build: shim ## build bin/nomad-driver-jail, the plugin and command line
+	$(BUILD) -o bin/nomad-driver-jail .
+
+.PHONY: shim
+shim: ## build the small process that stays with each task; the plugin embeds it
+	$(BUILD) -o $(SHIM) ./jail/shim
+
+.PHONY: agents
+agents: bin/nomad bin/consul ## build the real Nomad and Consul agents for demo and tests
+
+bin/nomad: e2e/agents/nomad/go.mod e2e/agents/nomad/go.sum
+	cd e2e/agents/nomad && $(BUILD) -o ../../../bin/nomad github.com/hashicorp/nomad
+
+bin/consul: e2e/agents/consul/go.mod e2e/agents/consul/go.sum
+	cd e2e/agents/consul && $(BUILD) -o ../../../bin/consul github.com/hashicorp/consul
+
+.PHONY: deps
+deps: ## install what demo and tests need from the system's packages
+	@e2e/deps.sh
+
+.PHONY: httpd
+httpd: ## build the web server of the example images
+	$(BUILD) -o bin/httpd ./examples/httpd
+
+.PHONY: dialect
+dialect: ## build what makes zfs-fuse answer as today's ZFS
+	$(BUILD) -o bin/zfs-dialect ./e2e/zfs
+
+# All that demo and tests run, beside the tests themselves.
+.PHONY: all
+all: deps agents build httpd dialect
+
+.PHONY: demo
+demo: all ## run a real job end to end; DEMO_ONCE=1 ends by itself, POOL= names a pool to use
+	$(BUILD) -o bin/demo ./e2e/demo
+	@$(HERE) bin/demo
+
+.PHONY: test
+test: unit e2e ## run all tests
+
+.PHONY: unit
+unit: all ## run each package's own tests
+	$(TEST) -p 2 -timeout 20m $$($(GO) list ./... | grep -v '/e2e$$')
+
+.PHONY: e2e
+e2e: all ## run every example job, and every mistake in one, with real agents
+	$(TEST) -v -timeout 20m ./e2e
+
+.PHONY: bench
+bench: all ## compare with Nomad's raw_exec driver in the same agent
+	$(TEST) -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
+
+.PHONY: lint
+lint: ## check style, vet, imports
+	cd lint && $(GO) build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck && $(GO) build -o ../bin/imports ./imports
+	@found=$$(gofmt -s -l .); if [ -n "$$found" ]; then echo "gofmt -s would change:"; echo "$$found"; exit 1; fi
+	$(GO) vet ./...
+	bin/staticcheck ./...
+	GOOS=freebsd bin/staticcheck ./...
+	bin/imports ./...
+	GOOS=freebsd bin/imports ./...
+
+.PHONY: cross
+cross: ## build and vet for FreeBSD
+	for arch in amd64 arm64; do \
+		GOOS=freebsd GOARCH=$$arch CGO_ENABLED=0 $(GO) build ./... && \
+		GOOS=freebsd GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
+	done
+
+.PHONY: clean
+clean: ## remove all that was built
+	rm -rf bin dist jail/launch/bin/shim_*
