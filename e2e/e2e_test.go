@@ -94,6 +94,12 @@ func runExample(t testing.TB, name string) *cluster.Job {
 	return job
 }
 
+func newTask(name, driver string, config map[string]any) *nomad.Task {
+	task := nomad.NewTask(name, driver)
+	task.Config = config
+	return task
+}
+
 func stop(t testing.TB, job *cluster.Job) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -121,8 +127,8 @@ func ended(t testing.TB, job *cluster.Job) *nomad.Allocation {
 	return alloc
 }
 
-// exec runs a shell command in a task that must succeed, and returns its trimmed output.
-func exec(t testing.TB, alloc *nomad.Allocation, task, command string) string {
+// shell runs a shell command in a task that must succeed, and returns its trimmed output.
+func shell(t testing.TB, alloc *nomad.Allocation, task, command string) string {
 	t.Helper()
 	stdout, stderr, code, err := here.Exec(timely(t), alloc, task, "", "/bin/sh", "-c", command)
 	if err != nil || code != 0 {
@@ -155,7 +161,10 @@ func port(t testing.TB, alloc *nomad.Allocation, label string) string {
 // get fetches a page, waiting for a server that comes up.
 func get(t testing.TB, dial func(network, address string) (net.Conn, error), url string) string {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Dial: dial, DisableKeepAlives: true}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext:       func(_ context.Context, network, address string) (net.Conn, error) { return dial(network, address) },
+		DisableKeepAlives: true,
+	}}
 	var last error
 	for range 50 {
 		var answer *http.Response

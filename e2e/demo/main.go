@@ -153,7 +153,7 @@ func showHealth(ctx context.Context, s *site.Site, service string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("Consul does not call %s healthy: %w", service, ctx.Err())
+			return fmt.Errorf("service %s is not healthy for Consul: %w", service, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
