@@ -6,11 +6,13 @@ GOARCH    != $(GO) env GOARCH
 POOL      ?=
 IMAGE     ?=
 
-# Everything is built without cgo: the machines it runs on need no C library of ours, and the one it is built on no C compiler.
-BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w"
+# Without cgo: the machines it runs on need no C library of ours, and the one it is built on no C compiler. The same flags for all that is
+# built, tested and checked, so that each package is compiled once.
+G         = CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false" $(GO)
+BUILD     = $(G) build -ldflags "-s -w"
 HERE      = PATH=$$PATH:/usr/sbin:/sbin POOL="$(POOL)" ZFS_DIALECT="$$PWD/bin/zfs-dialect"
+TEST      = $(HERE) $(G) test -count=1
 SHIM      = jail/launch/bin/shim_$(GOOS)_$(GOARCH)
-TEST      = $(HERE) $(GO) test -count=1
 
 .PHONY: help
 help: ## list the targets
@@ -28,10 +30,10 @@ shim: ## build the small process that stays with each task; the plugin embeds it
 agents: bin/nomad bin/consul ## build the real Nomad and Consul agents for demo and tests
 
 bin/nomad: e2e/agents/nomad/go.mod e2e/agents/nomad/go.sum
-	cd e2e/agents/nomad && $(BUILD) -o ../../../bin/nomad github.com/hashicorp/nomad
+	(cd e2e/agents/nomad && $(BUILD) -o ../../../bin/nomad github.com/hashicorp/nomad)
 
 bin/consul: e2e/agents/consul/go.mod e2e/agents/consul/go.sum
-	cd e2e/agents/consul && $(BUILD) -o ../../../bin/consul github.com/hashicorp/consul
+	(cd e2e/agents/consul && $(BUILD) -o ../../../bin/consul github.com/hashicorp/consul)
 
 .PHONY: deps
 deps: ## install what demo and tests need from the system's packages
@@ -70,20 +72,20 @@ bench: all ## compare with Nomad's raw_exec driver in the same agent
 	$(TEST) -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
 
 .PHONY: lint
-lint: ## check style, vet, imports
-	cd lint && $(GO) build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck && $(GO) build -o ../bin/imports ./imports
+lint: ## check style, vet, who imports whom
+	(cd lint && $(G) build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck && $(G) build -o ../bin/imports ./imports)
 	@found=$$(gofmt -s -l .); if [ -n "$$found" ]; then echo "gofmt -s would change:"; echo "$$found"; exit 1; fi
-	$(GO) vet ./...
-	bin/staticcheck ./...
-	GOOS=freebsd bin/staticcheck ./...
-	bin/imports ./...
-	GOOS=freebsd bin/imports ./...
+	$(G) vet ./...
+	for os in linux freebsd; do \
+		GOOS=$$os CGO_ENABLED=0 GOFLAGS=-trimpath bin/staticcheck ./... && \
+		GOOS=$$os CGO_ENABLED=0 GOFLAGS=-trimpath bin/imports ./... || exit 1; \
+	done
 
 .PHONY: cross
 cross: ## build and vet for FreeBSD
 	for arch in amd64 arm64; do \
-		GOOS=freebsd GOARCH=$$arch CGO_ENABLED=0 $(GO) build ./... && \
-		GOOS=freebsd GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
+		GOOS=freebsd GOARCH=$$arch $(G) build ./... && \
+		GOOS=freebsd GOARCH=$$arch $(G) vet ./... || exit 1; \
 	done
 
 .PHONY: clean
