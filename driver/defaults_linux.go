@@ -8,3 +8,9 @@ const defaultStateDir = "/var/lib/nomad-driver-jail"
 var netIsolationModes = []drivers.NetIsolationMode{
 	drivers.NetIsolationModeHost, drivers.NetIsolationModeTask, drivers.NetIsolationModeGroup,
 }
+
+// What rctl.Read knows on this host, in the words that Nomad's command line prints.
+var (
+	measuredMemory = []string{"RSS", "Cache", "Swap", "Usage", "Max Usage"}
+	measuredCPU    = []string{"System Mode", "User Mode", "Percent", "Throttled Periods", "Throttled Time"}
+)

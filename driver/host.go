@@ -105,19 +105,34 @@ func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), 
 
 func (h *Host) tasksDir() string { return filepath.Join(h.Config.StateDir, "tasks") }
 
-// Remove takes away everything that bears name, in the reverse order of a start. Each part is removed even where another
-// fails; what is not there is no failure. The state folder goes last, and only when all else is gone.
+// removeSteps take away what startSteps made, in reverse. Each finds nothing wrong with what is not there.
+var removeSteps = []struct {
+	name string
+	do   func(*Host, context.Context, string) error
+}{
+	{"jail", func(_ *Host, _ context.Context, name string) error { return jail.Remove(name) }},
+	{"health", func(h *Host, _ context.Context, name string) error { h.Health.Deregister(name); return nil }},
+	{"network", func(h *Host, ctx context.Context, name string) error { return h.Network.Detach(ctx, name) }},
+	{"limits", func(_ *Host, _ context.Context, name string) error { return rctl.Remove(name) }},
+	{"storage", (*Host).removeStorage},
+	{"state", func(h *Host, _ context.Context, name string) error { return removeState(h.taskDir(name)) }},
+}
+
+// Remove takes away everything that bears name. It can be called for any part of a start, any number of times; the state
+// folder, which says whose the name is, goes last.
 func (h *Host) Remove(ctx context.Context, name string) error {
-	if err := jail.Remove(name); err != nil {
-		return fmt.Errorf("jail %s: %w", name, err)
+	for _, step := range removeSteps {
+		if err := step.do(h, ctx, name); err != nil {
+			return fmt.Errorf("removing %s's %s: %w", name, step.name, err)
+		}
+		fault("stop", step.name)
 	}
-	h.Health.Deregister(name)
-	err := errors.Join(h.Network.Detach(ctx, name), rctl.Remove(name))
-	if h.Storage != nil {
-		err = errors.Join(err, h.Storage.RemoveTask(ctx, name))
+	return nil
+}
+
+func (h *Host) removeStorage(ctx context.Context, name string) error {
+	if h.Storage == nil {
+		return nil
 	}
-	if err != nil {
-		return err
-	}
-	return removeState(h.taskDir(name))
+	return h.Storage.RemoveTask(ctx, name)
 }

@@ -31,6 +31,12 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		return nil, nil, fmt.Errorf("host: %w", err)
 	}
 	s := &start{plan: p, d: d, host: d.host, dir: d.host.taskDir(p.name)}
+	// Nomad asks again, with the same task ID, when a plugin died while it was starting the task.
+	if _, err := os.Stat(s.dir); err == nil {
+		if err := d.host.Remove(d.ctx, p.name); err != nil {
+			return nil, nil, fmt.Errorf("what an interrupted start left: %w", err)
+		}
+	}
 	if err := s.run(d.ctx); err != nil {
 		if undo := d.host.Remove(context.WithoutCancel(d.ctx), p.name); undo != nil {
 			d.logger.Error("a failed start could not be undone; trying again in the background", "task", p.name, "error", undo)

@@ -59,6 +59,9 @@ func newSampler(c cpustats.Compute) *sampler {
 
 func (s *sampler) sample(u rctl.Usage, at time.Time) *drivers.TaskResourceUsage {
 	percent := s.total.Percent(float64(u.CPU))
+	if u.CPUPercent > 0 {
+		percent = u.CPUPercent
+	}
 	return &drivers.TaskResourceUsage{
 		Timestamp: at.UnixNano(),
 		ResourceUsage: &drivers.ResourceUsage{
@@ -68,7 +71,7 @@ func (s *sampler) sample(u rctl.Usage, at time.Time) *drivers.TaskResourceUsage 
 				Swap:     u.Swap,
 				Usage:    u.RSS + u.Cache,
 				MaxUsage: u.Peak,
-				Measured: []string{"RSS", "Cache", "Swap", "Usage", "Max Usage"},
+				Measured: measuredMemory,
 			},
 			CpuStats: &drivers.CpuStats{
 				Percent:          percent,
@@ -77,7 +80,7 @@ func (s *sampler) sample(u rctl.Usage, at time.Time) *drivers.TaskResourceUsage 
 				SystemMode:       s.system.Percent(float64(u.CPUSystem)),
 				ThrottledPeriods: u.ThrottledPeriods,
 				ThrottledTime:    uint64(u.ThrottledTime),
-				Measured:         []string{"System Mode", "User Mode", "Percent", "Throttled Periods", "Throttled Time"},
+				Measured:         measuredCPU,
 			},
 		},
 	}

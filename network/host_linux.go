@@ -114,10 +114,23 @@ func (n *Network) prepareBridge() error {
 			return fmt.Errorf("bridge %s: address %s: %w", n.Bridge, p, err)
 		}
 	}
+	if err := n.skipAddressDetection(); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
 	}
 	return nil
+}
+
+// skipAddressDetection: the bridge has no carrier before its first member, and
+// would start only then to look for a second bearer of its link-local address;
+// until done, in a second or two, it asks for no jail's hardware address.
+func (n *Network) skipAddressDetection() error {
+	if !n.Subnet6.IsValid() {
+		return nil
+	}
+	return n.setSysctl("net/ipv6/conf/"+n.Bridge+"/accept_dad", "0")
 }
 
 // createBridge gives the bridge an address of its own: left to the kernel it
@@ -125,7 +138,6 @@ func (n *Network) prepareBridge() error {
 func (n *Network) createBridge() (netlink.Link, error) {
 	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{
 		Name:         n.Bridge,
-		Alias:        n.Anchor,
 		MTU:          outgoingMTU(),
 		TxQLen:       -1,
 		HardwareAddr: hardwareAddr(n.plan.gateway(), 'h'),
@@ -133,7 +145,11 @@ func (n *Network) createBridge() (netlink.Link, error) {
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, err
 	}
-	return netlink.LinkByName(n.Bridge)
+	link, err := netlink.LinkByName(n.Bridge)
+	if err != nil {
+		return nil, err
+	}
+	return link, netlink.LinkSetAlias(link, n.Anchor)
 }
 
 // outgoingMTU is that of the way out, where it is smaller than Ethernet's: in

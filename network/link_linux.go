@@ -30,7 +30,6 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 	pair := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{
 			Name:         a.Interface,
-			Alias:        n.describe(req.TaskID),
 			MasterIndex:  bridge.Attrs().Index,
 			MTU:          bridge.Attrs().MTU,
 			TxQLen:       -1,
@@ -43,6 +42,9 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 	}
 	if err := netlink.LinkAdd(pair); err != nil {
 		return err
+	}
+	if err := netlink.LinkSetAlias(pair, n.describe(req.TaskID)); err != nil {
+		return fmt.Errorf("alias: %w", err)
 	}
 	// With br_netfilter a packet to the task's own port of the host is
 	// redirected inside the bridge and must leave where it came from.
