@@ -5,6 +5,7 @@ GOOS      != $(GO) env GOOS
 GOARCH    != $(GO) env GOARCH
 POOL      ?=
 IMAGE     ?=
+ROUNDS    ?= 200
 
 # Without cgo: the machines it runs on need no C library of ours, and the one it is built on no C compiler. The same flags for all that is
 # built, tested and checked, so that each package is compiled once.
@@ -63,9 +64,17 @@ test: unit e2e ## run all tests
 unit: all ## run each package's own tests
 	$(TEST) -p 2 -timeout 20m $$($(GO) list ./... | grep -v '/e2e$$')
 
+.PHONY: faulty
+faulty: shim ## build a plugin that the tests can crash at each step
+	$(BUILD) -tags faults -o bin/nomad-driver-jail-faulty .
+
 .PHONY: e2e
-e2e: all ## run every example job, and every mistake in one, with real agents
-	$(TEST) -v -timeout 20m ./e2e
+e2e: all faulty ## run every example job, and every mistake in one, with real agents
+	$(TEST) -v -timeout 20m ./e2e -faulty "$$PWD/bin/nomad-driver-jail-faulty"
+
+.PHONY: soak
+soak: all faulty ## start, stop and crash for hours; ROUNDS= says how often
+	$(TEST) -v -timeout 12h -run 'TestCrash|TestSoak' ./e2e -faulty "$$PWD/bin/nomad-driver-jail-faulty" -rounds $(ROUNDS)
 
 .PHONY: bench
 bench: all ## compare with Nomad's raw_exec driver in the same agent

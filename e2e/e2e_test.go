@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	options.Serve = registry.wrap
 	options.Split = true
+	options.More = `cleanup_delay = "3s"`
+	os.Setenv("NOMAD_DRIVER_JAIL_FAULT", "@"+faultFile())
 	os.Exit(run(m, options, *keep))
 }
 
