@@ -80,6 +80,12 @@ soak: all faulty ## start, stop and crash for hours; ROUNDS= says how often
 bench: all ## compare with Nomad's raw_exec driver in the same agent
 	$(TEST) -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
 
+.PHONY: e2e-freebsd
+e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path
+	GO=$(GO) e2e/freebsd/payload.sh dist/freebsd
+	$(BUILD) -o bin/freebsd ./e2e/freebsd
+	bin/freebsd -image "$(IMAGE)" -payload dist/freebsd -results dist/results
+
 .PHONY: lint
 lint: ## check style, vet, who imports whom
 	(cd lint && $(G) build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck && $(G) build -o ../bin/imports ./imports)

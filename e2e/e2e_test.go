@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ func run(m *testing.M, options site.Options, keep string) int {
 	if err != nil {
 		return complain(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience*5*time.Minute)
 	defer cancel()
 	if here, err = site.Open(ctx, options); err != nil {
 		return complain(err)
@@ -74,9 +75,15 @@ func complain(err error) int {
 	return 1
 }
 
-// timely is a context for one test.
+// patience is how much slower than a usual machine this one is, such as an emulated one.
+var patience = func() time.Duration {
+	n, _ := strconv.Atoi(os.Getenv("PATIENCE"))
+	return time.Duration(max(1, n))
+}()
+
+// timely is a context for one step of a test.
 func timely(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -104,7 +111,7 @@ func newTask(name, driver string, config map[string]any) *nomad.Task {
 
 func stop(t testing.TB, job *cluster.Job) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience*time.Minute)
 	defer cancel()
 	if err := job.Stop(ctx); err != nil {
 		t.Error(err)

@@ -237,10 +237,8 @@ func (c *Cluster) write(name string, form *template.Template, more map[string]an
 	return os.WriteFile(filepath.Join(c.Dir, name), text.Bytes(), 0o600)
 }
 
-// waitReady returns when the node is ready, Consul has a leader and the plugin's drivers are healthy, or with what an agent said last.
+// waitReady has no limit of its own but ctx's. It returns when the node is ready, Consul has a leader and the plugin's drivers are healthy, or with what an agent said last.
 func (c *Cluster) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	for {
 		err := c.ready()
 		if err == nil {

@@ -54,7 +54,9 @@ func demo(ctx context.Context, options site.Options) error {
 	if err != nil {
 		return err
 	}
-	s, err := site.Open(ctx, options)
+	opening, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	s, err := site.Open(opening, options)
 	if err != nil {
 		return err
 	}
