@@ -77,7 +77,7 @@ func TestBadJobs(t *testing.T) {
 				for k, v := range bad.config {
 					config[k] = v
 				}
-				task := nomad.NewTask("bad", "jail").SetConfigs(config)
+				task := newTask("bad", "jail", config)
 				task.User = bad.user
 				expect(t, oneOff(t, task), bad.sentence)
 			})
@@ -94,8 +94,8 @@ func TestBadJobs(t *testing.T) {
 // TestOnePortTwoTasks has two tasks of a group ask for the same host port.
 func TestOnePortTwoTasks(t *testing.T) {
 	config := map[string]any{"image": "REGISTRY/web:1.0", "ports": []string{"http"}}
-	first := nomad.NewTask("first", "jail").SetConfigs(config)
-	second := nomad.NewTask("second", "jail").SetConfigs(config)
+	first := newTask("first", "jail", config)
+	second := newTask("second", "jail", config)
 	expect(t, oneOff(t, first, second), `port.*\d+.*(taken|used|mapped|already)`)
 }
 

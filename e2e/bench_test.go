@@ -90,7 +90,7 @@ func start(b *testing.B, driver string, config map[string]any, tasks int) figure
 	b.Helper()
 	id := fmt.Sprintf("bench-%s-%d", driver, tasks)
 	count, cpu, memory := tasks, 20, 20
-	task := nomad.NewTask("t", driver).SetConfigs(config)
+	task := newTask("t", driver, config)
 	task.Resources = &nomad.Resources{CPU: &cpu, MemoryMB: &memory}
 	group := nomad.NewTaskGroup("g", count).AddTask(task)
 	before := stays()

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,8 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	options.Serve = registry.wrap
 	options.Split = true
+	options.More = `cleanup_delay = "3s"`
+	os.Setenv("NOMAD_DRIVER_JAIL_FAULT", "@"+faultFile())
 	os.Exit(run(m, options, *keep))
 }
 
@@ -43,7 +46,7 @@ func run(m *testing.M, options site.Options, keep string) int {
 	if err != nil {
 		return complain(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience*5*time.Minute)
 	defer cancel()
 	if here, err = site.Open(ctx, options); err != nil {
 		return complain(err)
@@ -72,9 +75,15 @@ func complain(err error) int {
 	return 1
 }
 
-// timely is a context for one test.
+// patience is how much slower than a usual machine this one is, such as an emulated one.
+var patience = func() time.Duration {
+	n, _ := strconv.Atoi(os.Getenv("PATIENCE"))
+	return time.Duration(max(1, n))
+}()
+
+// timely is a context for one step of a test.
 func timely(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -94,9 +103,15 @@ func runExample(t testing.TB, name string) *cluster.Job {
 	return job
 }
 
+func newTask(name, driver string, config map[string]any) *nomad.Task {
+	task := nomad.NewTask(name, driver)
+	task.Config = config
+	return task
+}
+
 func stop(t testing.TB, job *cluster.Job) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience*time.Minute)
 	defer cancel()
 	if err := job.Stop(ctx); err != nil {
 		t.Error(err)
@@ -121,8 +136,8 @@ func ended(t testing.TB, job *cluster.Job) *nomad.Allocation {
 	return alloc
 }
 
-// exec runs a shell command in a task that must succeed, and returns its trimmed output.
-func exec(t testing.TB, alloc *nomad.Allocation, task, command string) string {
+// shell runs a shell command in a task that must succeed, and returns its trimmed output.
+func shell(t testing.TB, alloc *nomad.Allocation, task, command string) string {
 	t.Helper()
 	stdout, stderr, code, err := here.Exec(timely(t), alloc, task, "", "/bin/sh", "-c", command)
 	if err != nil || code != 0 {
@@ -155,7 +170,10 @@ func port(t testing.TB, alloc *nomad.Allocation, label string) string {
 // get fetches a page, waiting for a server that comes up.
 func get(t testing.TB, dial func(network, address string) (net.Conn, error), url string) string {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Dial: dial, DisableKeepAlives: true}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext:       func(_ context.Context, network, address string) (net.Conn, error) { return dial(network, address) },
+		DisableKeepAlives: true,
+	}}
 	var last error
 	for range 50 {
 		var answer *http.Response

@@ -33,8 +33,8 @@ func testTemplate(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitLog(t, alloc, "signalled", "stdout", "good evening\n")
-	exec(t, alloc, "scripted", "until [ -e /local/seen ]; do sleep 0.1; done")
-	if got := exec(t, alloc, "scripted", "cat /local/seen"); got != "good evening" {
+	shell(t, alloc, "scripted", "until [ -e /local/seen ]; do sleep 0.1; done")
+	if got := shell(t, alloc, "scripted", "cat /local/seen"); got != "good evening" {
 		t.Errorf("the script saw %q", got)
 	}
 }

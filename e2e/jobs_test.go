@@ -49,6 +49,15 @@ func TestJobs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Run("each", func(t *testing.T) { eachJob(t, names) })
+	for _, file := range []string{"/web_1.0.zfs.zst", "/FBSD120-nginx_1.0.zfs.zst"} {
+		if n := registry.downloads(file); n != 1 {
+			t.Errorf("%s was downloaded %d times", file, n)
+		}
+	}
+}
+
+func eachJob(t *testing.T, names []string) {
 	for _, name := range names {
 		test, ok := jobTests[name]
 		if !ok {
@@ -118,25 +127,25 @@ func waitHealthy(t *testing.T, service string) (address string, port int) {
 func testTwoTasks(t *testing.T) {
 	alloc := running(t, runExample(t, "two-tasks"))
 	for task, other := range map[string]string{"left": "right", "right": "left"} {
-		if name := exec(t, alloc, task, "hostname"); name != task {
+		if name := shell(t, alloc, task, "hostname"); name != task {
 			t.Errorf("task %s has hostname %q", task, name)
 		}
-		if files := exec(t, alloc, task, "echo /mine-*"); files != "/mine-"+task {
+		if files := shell(t, alloc, task, "echo /mine-*"); files != "/mine-"+task {
 			t.Errorf("task %s sees %q", task, files)
 		}
-		exec(t, alloc, task, "echo hello > /alloc/data/from-"+task)
+		shell(t, alloc, task, "echo hello > /alloc/data/from-"+task)
 		if names := processes(t, alloc, task); strings.Contains(names, "mine-"+other) {
 			t.Errorf("task %s sees the processes of %s:\n%s", task, other, names)
 		}
 	}
-	if got := exec(t, alloc, "left", "cat /alloc/data/from-right"); got != "hello" {
+	if got := shell(t, alloc, "left", "cat /alloc/data/from-right"); got != "hello" {
 		t.Errorf("/alloc is not shared: %q", got)
 	}
 }
 
 func processes(t *testing.T, alloc *nomad.Allocation, task string) string {
 	t.Helper()
-	return exec(t, alloc, task, "ps ax 2>/dev/null || ps")
+	return shell(t, alloc, task, "ps ax 2>/dev/null || ps")
 }
 
 func testBatch(t *testing.T) {
@@ -253,7 +262,7 @@ func testCopyMount(t *testing.T) {
 		"echo x 2>/dev/null > /media/new || echo read-only":                   "read-only",
 		"echo changed > /usr/local/www/index.html; cat /local/www/index.html": "<h1>copied</h1>",
 	} {
-		if got := exec(t, alloc, "server", command); got != want {
+		if got := shell(t, alloc, "server", command); got != want {
 			t.Errorf("%s gives %q, want %q", command, got, want)
 		}
 	}

@@ -58,7 +58,7 @@ func TestOutlive(t *testing.T) {
 	}
 }
 
-// eventually is exec for a client that may be coming back.
+// eventually is shell for a client that may be coming back.
 func eventually(t *testing.T, alloc *nomad.Allocation, task, command string) string {
 	t.Helper()
 	for range 50 {
@@ -67,7 +67,7 @@ func eventually(t *testing.T, alloc *nomad.Allocation, task, command string) str
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	return exec(t, alloc, task, command)
+	return shell(t, alloc, task, command)
 }
 
 func must(t *testing.T, err error) {
@@ -79,7 +79,7 @@ func must(t *testing.T, err error) {
 
 // brief is a job that ends after a second with exit code 7.
 func brief(t *testing.T) *cluster.Job {
-	task := nomad.NewTask("brief", "jail").SetConfigs(map[string]any{
+	task := newTask("brief", "jail", map[string]any{
 		"image": "REGISTRY/web:1.0", "command": "/bin/sh", "args": []string{"-c", "sleep 1; exit 7"}})
 	return oneOff(t, task)
 }

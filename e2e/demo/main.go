@@ -54,7 +54,9 @@ func demo(ctx context.Context, options site.Options) error {
 	if err != nil {
 		return err
 	}
-	s, err := site.Open(ctx, options)
+	opening, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	s, err := site.Open(opening, options)
 	if err != nil {
 		return err
 	}
@@ -153,7 +155,7 @@ func showHealth(ctx context.Context, s *site.Site, service string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("Consul does not call %s healthy: %w", service, ctx.Err())
+			return fmt.Errorf("service %s is not healthy for Consul: %w", service, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

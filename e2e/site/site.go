@@ -57,7 +57,7 @@ type Options struct {
 	Bin      Binaries
 	Pool     string                          // pool or dataset to work below, "" for a throw-away pool
 	Split    bool                            // Nomad's server and client apart
-	Config   string                          // more of the plugin's configuration
+	More     string                          // more of the plugin's configuration
 	LogLevel string                          // Nomad's
 	Say      func(what, how string)          // called as things come to be; nil for silence
 	Serve    func(http.Handler) http.Handler // what the registry does differently
@@ -178,7 +178,7 @@ func (s *Site) serve(context.Context) error {
 	if err != nil {
 		return err
 	}
-	var handler http.Handler = http.FileServer(http.Dir(s.Images))
+	handler := http.FileServer(http.Dir(s.Images))
 	if s.Serve != nil {
 		handler = s.Serve(handler)
 	}
@@ -205,7 +205,7 @@ consul {
 func (s *Site) startAgents(ctx context.Context) error {
 	var err error
 	s.Cluster, err = cluster.Start(ctx, cluster.Config{
-		Dir: filepath.Join(s.Dir, "agents"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Bin.Plugin,
+		Dir: filepath.Join(s.Dir, "agents"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Plugin,
 		ClientConfig: fmt.Sprintf("host_volume \"media\" {\n  path = %q\n  read_only = true\n}", s.Media),
 		Interface:    isolate.Interface(), Split: s.Split, LogLevel: s.LogLevel,
 		PluginConfig: func(consul string) string {
