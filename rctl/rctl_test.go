@@ -51,12 +51,12 @@ var tasks = map[string]func(){
 		runtime.KeepAlive(all)
 	},
 	"spin": func() {
-		go func() {
-			for {
+		spin := func() {
+			for n := 0; ; n++ {
 			}
-		}()
-		for {
 		}
+		go spin()
+		spin()
 	},
 	"sleep": func() { time.Sleep(time.Hour) },
 	"hold": func() {
