@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
 // Config is the operator's plugin configuration. Whatever widens what a job may do is here and nowhere else.
@@ -23,8 +26,10 @@ type Config struct {
 
 	// HostPaths are the absolute paths that copy and mount may name as sources: "/path", or "/path:ro" for reading only.
 	HostPaths []string `codec:"host_paths"`
-	// Allow are the permissions that a job may ask for with its own allow, such as "raw_sockets" or "host_network".
+	// Allow are the permissions that a job may ask for with its own allow: "host_network", or what jail(8) has behind "allow.".
 	Allow []string `codec:"allow"`
+	// DevfsRulesets are devfs(8) rulesets beside 4 and 5 that a job may ask for. FreeBSD.
+	DevfsRulesets []int `codec:"devfs_rulesets"`
 
 	Bridge  string `codec:"bridge"`
 	Subnet  string `codec:"subnet"`
@@ -56,6 +61,7 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"state_dir":      withDefault("state_dir", "string", `"`+defaultStateDir+`"`),
 	"host_paths":     hclspec.NewAttr("host_paths", "list(string)", false),
 	"allow":          hclspec.NewAttr("allow", "list(string)", false),
+	"devfs_rulesets": hclspec.NewAttr("devfs_rulesets", "list(number)", false),
 	"bridge":         withDefault("bridge", "string", `"jail0"`),
 	"subnet":         withDefault("subnet", "string", `"10.99.0.0/16"`),
 	"subnet6":        hclspec.NewAttr("subnet6", "string", false),
@@ -90,18 +96,17 @@ func DefaultConfig() Config {
 	}
 }
 
-// permissions are what a job may ask for in allow, each with what it opens.
-var permissions = map[string]string{
-	"chflags":        "change file flags",
-	"host_network":   "use the host's network stack",
-	"mlock":          "lock memory",
-	"quotas":         "set file system quotas",
-	"raw_sockets":    "open raw sockets, as ping does",
-	"read_msgbuf":    "read the kernel's message buffer",
-	"reserved_ports": "bind ports below 1024",
-	"set_hostname":   "change its host name",
-	"socket_af":      "open sockets of any address family",
-	"sysvipc":        "use System V IPC",
+// hostNetwork is the one permission that is not an allow parameter of jail(8).
+const hostNetwork = "host_network"
+
+// knownPermission refuses what nobody could allow on this host.
+func knownPermission(name string) error {
+	known := append(jail.Allowances(runtime.GOOS), hostNetwork)
+	if slices.Contains(known, name) {
+		return nil
+	}
+	slices.Sort(known)
+	return fmt.Errorf("allow: unknown permission %q; there are %s", name, strings.Join(known, ", "))
 }
 
 // check refuses a configuration that could never work, before anything is made of it. An empty one passes: Nomad sends it
@@ -125,8 +130,8 @@ func (c *Config) check() error {
 		}
 	}
 	for _, p := range c.Allow {
-		if _, ok := permissions[p]; !ok {
-			return fmt.Errorf("allow: unknown permission %q; there are %s", p, strings.Join(sortedKeys(permissions), ", "))
+		if err := knownPermission(p); err != nil {
+			return err
 		}
 	}
 	for _, p := range []struct{ key, value string }{{"subnet", c.Subnet}, {"subnet6", c.Subnet6}} {

@@ -2,33 +2,46 @@ package driver
 
 import (
 	"fmt"
-	"net/netip"
-	"strings"
+	"slices"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
-func (p pair) String() string { return p.Source + ":" + p.Target }
+// The rulesets of devfs.rules(5) for jails, without and with a network stack of their own, which every job may have.
+const (
+	devfsRulesetJail = 4
+	devfsRulesetVnet = 5
+)
 
-// cutFolder takes folder off the front of a relative path; what is left is "." for the folder itself.
-func cutFolder(path, folder string) (string, bool) {
-	if path == folder {
-		return ".", true
+// permitRuleset refuses a devfs ruleset that the operator has not listed.
+func (c *Config) permitRuleset(n int) error {
+	if n == 0 || n == devfsRulesetJail || n == devfsRulesetVnet || slices.Contains(c.DevfsRulesets, n) {
+		return nil
 	}
-	return strings.CutPrefix(path, folder+"/")
+	return fmt.Errorf("devfs_ruleset %d is not allowed here; the operator allows it with devfs_rulesets = [%d] in the plugin's configuration",
+		n, n)
 }
 
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
+// params are the jail's parameters beyond the safe defaults of the jail package.
+func (p *plan) params() jail.Params {
+	params := jail.Params{DevfsRuleset: p.devfsRuleset()}
+	for _, permission := range p.permissions {
+		if permission != hostNetwork {
+			params.Allow = append(params.Allow, permission)
 		}
 	}
-	return ""
+	if p.task.Securelevel >= 0 {
+		params.Securelevel = &p.task.Securelevel
+	}
+	return params
 }
 
-// parseAddr gives the zero address, which stands for all of them, for what is none.
-func parseAddr(s string) netip.Addr {
-	a, _ := netip.ParseAddr(s)
-	return a
+func (p *plan) devfsRuleset() int {
+	switch {
+	case p.task.DevfsRuleset != 0:
+		return p.task.DevfsRuleset
+	case p.task.NetworkMode == modeHost:
+		return devfsRulesetJail
+	}
+	return devfsRulesetVnet
 }
-
-var _ fmt.Stringer = pair{}

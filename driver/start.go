@@ -1,11 +1,13 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -230,7 +232,7 @@ func (s *start) resolve(context.Context) error {
 		return fmt.Errorf("image %s has no command of its own; add command to the task's configuration", s.ref)
 	}
 	s.spec = jail.Spec{
-		Version:     jail.SpecVersion,
+		Version:     jail.Version,
 		Name:        s.name,
 		Hostname:    s.hostname(),
 		Root:        s.root,
@@ -238,8 +240,8 @@ func (s *start) resolve(context.Context) error {
 		Command:     argv[0],
 		Args:        argv[1:],
 		Env:         s.env(),
-		Dir:         firstOf(s.task.WorkDir, m.Workdir, "/"),
-		User:        firstOf(s.cfg.User, m.User, "root"),
+		Dir:         cmp.Or(s.task.WorkDir, m.Workdir, "/"),
+		User:        cmp.Or(s.cfg.User, m.User, "root"),
 		Stdout:      s.cfg.StdoutPath,
 		Stderr:      s.cfg.StderrPath,
 		MemoryLimit: s.limits.Memory,
@@ -385,4 +387,12 @@ func (s *start) launch(ctx context.Context) error {
 func (s *start) register(context.Context) error {
 	s.host.Health.Register(instance(s.name, s.state))
 	return nil
+}
+
+// cutFolder takes folder off the front of a relative path; what is left is "." for the folder itself.
+func cutFolder(path, folder string) (string, bool) {
+	if path == folder {
+		return ".", true
+	}
+	return strings.CutPrefix(path, folder+"/")
 }

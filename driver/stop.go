@@ -62,7 +62,7 @@ func (d *Driver) StopTask(taskID string, timeout time.Duration, signal string) e
 const killPatience = 30 * time.Second
 
 func (d *Driver) kill(t *task) error {
-	if err := jail.Kill(t.name); err != nil {
+	if err := jail.Kill(t.dir); err != nil {
 		return fmt.Errorf("jail %s: %w", t.name, err)
 	}
 	select {

@@ -110,7 +110,7 @@ func (c *TaskConfig) network(operator *Config) error {
 	case modeBridge, modeNone:
 		return nil
 	case modeHost:
-		return operator.permit("host_network", `network_mode "host"`)
+		return operator.permit(hostNetwork, `network_mode "host"`)
 	default:
 		return fmt.Errorf("network_mode %q is unknown; there are %q, %q and %q", c.NetworkMode, modeBridge, modeHost, modeNone)
 	}
@@ -149,15 +149,15 @@ func (c *TaskConfig) permissions(operator *Config) ([]string, error) {
 		}
 	}
 	for _, p := range asked {
-		if _, ok := permissions[p]; !ok {
-			return nil, fmt.Errorf("allow: unknown permission %q; there are %s", p, strings.Join(sortedKeys(permissions), ", "))
+		if err := knownPermission(p); err != nil {
+			return nil, err
 		}
-		if err := operator.permit(p, fmt.Sprintf("permission %q (to %s)", p, permissions[p])); err != nil {
+		if err := operator.permit(p, fmt.Sprintf("permission %q", p)); err != nil {
 			return nil, err
 		}
 	}
 	slices.Sort(asked)
-	return slices.Compact(asked), nil
+	return slices.Compact(asked), operator.permitRuleset(c.DevfsRuleset)
 }
 
 // potAttributes are pot's attributes and the permission that each needs; those with none say how pot itself keeps its
@@ -274,3 +274,5 @@ func (c *TaskConfig) hosts() error {
 	}
 	return nil
 }
+
+func (p pair) String() string { return p.Source + ":" + p.Target }

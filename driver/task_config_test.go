@@ -78,7 +78,7 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 		{
 			"permission not allowed",
 			TaskConfig{Allow: []string{"raw_sockets"}},
-			`permission "raw_sockets" (to open raw sockets, as ping does) is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
+			`permission "raw_sockets" is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
 		},
 		{"attribute", TaskConfig{Attributes: []string{"frobnicate:yes"}}, `attributes: unknown attribute "frobnicate"`},
 		{
