@@ -12,7 +12,7 @@ var consulConfig = template.Must(template.New("consul").Funcs(functions).Parse(`
   "bootstrap": true,
   "node_name": "demo",
   "bind_addr": "127.0.0.1",
-  "client_addr": "127.0.0.1",
+  "client_addr": "127.0.0.1{{with .Config.Bind}} {{.}}{{end}}",
   "data_dir": {{printf "%s/consul" .Config.Dir | quote}},
   "log_level": "INFO",
   "disable_update_check": true,
@@ -40,6 +40,10 @@ ports {
   http = {{if eq .Role "client"}}{{.Ports.ClientHTTP}}{{else}}{{.Ports.NomadHTTP}}{{end}}
   rpc  = {{.Ports.NomadRPC}}
   serf = {{.Ports.NomadSerf}}
+}
+
+addresses {
+  http = "127.0.0.1{{with .Config.Bind}} {{.}}{{end}}"
 }
 
 advertise {

@@ -59,6 +59,7 @@ type Options struct {
 	Split    bool                            // Nomad's server and client apart
 	More     string                          // more of the plugin's configuration
 	LogLevel string                          // Nomad's
+	Bind     string                          // address of the agents beside 127.0.0.1
 	Say      func(what, how string)          // called as things come to be; nil for silence
 	Serve    func(http.Handler) http.Handler // what the registry does differently
 }
@@ -207,7 +208,7 @@ func (s *Site) startAgents(ctx context.Context) error {
 	s.Cluster, err = cluster.Start(ctx, cluster.Config{
 		Dir: filepath.Join(s.Dir, "agents"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Plugin,
 		ClientConfig: fmt.Sprintf("host_volume \"media\" {\n  path = %q\n  read_only = true\n}", s.Media),
-		Interface:    isolate.Interface(), Split: s.Split, LogLevel: s.LogLevel,
+		Interface:    isolate.Interface(), Bind: s.Bind, Split: s.Split, LogLevel: s.LogLevel,
 		PluginConfig: func(consul string) string {
 			return fmt.Sprintf(pluginConfig, s.Dataset, s.StateDir(), s.Media+":ro", s.Web, consul, s.More)
 		},
