@@ -47,7 +47,7 @@ addresses {
 }
 
 advertise {
-  http = "127.0.0.1"
+  http = "{{or .Config.Bind "127.0.0.1"}}"
   rpc  = "127.0.0.1"
   serf = "127.0.0.1"
 }

@@ -216,7 +216,9 @@ func (s *Site) startAgents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.later(s.leaveHost)
 	s.later(s.Cluster.Stop)
+	s.later(s.nothingHeld)
 	s.later(s.stopJobs)
 	s.Say("consul", s.ConsulAddress())
 	s.Say("nomad", s.NomadAddress())
@@ -271,6 +273,19 @@ func (s *Site) stopJobs() error {
 		errs = append(errs, s.Job(j.ID).Stop(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// nothingHeld waits until the driver has removed all that it made for tasks.
+func (s *Site) nothingHeld() error {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		list, err := s.Holdings()
+		if err == nil && len(list) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return errors.Join(err, fmt.Errorf("the driver left behind %+v", list))
+		}
+	}
 }
 
 // address is the one that packets for elsewhere would leave from.
