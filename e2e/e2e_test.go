@@ -27,7 +27,7 @@ import (
 var here *site.Site
 
 func TestMain(m *testing.M) {
-	isolate.Enter(isolate.Options{Network: true})
+	isolate.Enter(isolate.Options{Network: isolate.Apart})
 	var options site.Options
 	options.Bin.Flags(flag.CommandLine)
 	flag.StringVar(&options.Pool, "pool", os.Getenv("POOL"), "ZFS pool or dataset to work below; none makes a throw-away pool")

@@ -12,7 +12,7 @@ var consulConfig = template.Must(template.New("consul").Funcs(functions).Parse(`
   "bootstrap": true,
   "node_name": "demo",
   "bind_addr": "127.0.0.1",
-  "client_addr": "127.0.0.1",
+  "client_addr": "127.0.0.1{{with .Config.Bind}} {{.}}{{end}}",
   "data_dir": {{printf "%s/consul" .Config.Dir | quote}},
   "log_level": "INFO",
   "disable_update_check": true,
@@ -42,8 +42,12 @@ ports {
   serf = {{.Ports.NomadSerf}}
 }
 
+addresses {
+  http = "127.0.0.1{{with .Config.Bind}} {{.}}{{end}}"
+}
+
 advertise {
-  http = "127.0.0.1"
+  http = "{{or .Config.Bind "127.0.0.1"}}"
   rpc  = "127.0.0.1"
   serf = "127.0.0.1"
 }

@@ -29,6 +29,7 @@ type Config struct {
 	Consul       string                     // path of the consul binary
 	Plugin       string                     // path of nomad-driver-jail; "" runs Nomad with its own drivers
 	PluginArgs   []string                   // the plugin's command line
+	Bind         string                     // address of the agents' HTTP interfaces beside 127.0.0.1, "" for none
 	ClientConfig string                     // more inside of Nomad's client block, HCL
 	PluginConfig func(consul string) string // inside of the plugin's config block, HCL; told Consul's address
 	Interface    string                     // the interface of Nomad's host network, "" lets Nomad choose
@@ -91,11 +92,17 @@ func (c *Cluster) start(ctx context.Context) error {
 }
 
 // NomadAddress is the URL of Nomad's HTTP interface.
-func (c *Cluster) NomadAddress() string { return fmt.Sprintf("http://127.0.0.1:%d", c.ports.NomadHTTP) }
+func (c *Cluster) NomadAddress() string { return c.url(c.ports.NomadHTTP) }
 
 // ConsulAddress is the URL of Consul's HTTP interface.
-func (c *Cluster) ConsulAddress() string {
-	return fmt.Sprintf("http://127.0.0.1:%d", c.ports.ConsulHTTP)
+func (c *Cluster) ConsulAddress() string { return c.url(c.ports.ConsulHTTP) }
+
+func (c *Cluster) url(port int) string {
+	host := c.Bind
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	return fmt.Sprintf("http://%s:%d", host, port)
 }
 
 // PluginDir is the folder that Nomad runs plugins from.

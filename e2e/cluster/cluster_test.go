@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	isolate.Enter(isolate.Options{Network: true})
+	isolate.Enter(isolate.Options{Network: isolate.Apart})
 	os.Exit(m.Run())
 }
 
@@ -54,7 +54,7 @@ func TestKillClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.Start(ctx, cluster.Config{Dir: t.TempDir(), Nomad: binary(t, "nomad"), Consul: binary(t, "consul"), Split: true, Interface: isolate.Interface()})
+	c, err := cluster.Start(ctx, cluster.Config{Dir: t.TempDir(), Bind: isolate.Address, Nomad: binary(t, "nomad"), Consul: binary(t, "consul"), Split: true, Interface: isolate.Interface()})
 	if err != nil {
 		t.Fatal(err)
 	}

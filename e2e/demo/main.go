@@ -28,7 +28,8 @@ import (
 func main() {
 	var before audit.State
 	isolate.Enter(isolate.Options{
-		Before: func() { before, _ = audit.Take(audit.Scope{Folders: []string{os.TempDir()}}) },
+		Network: isolate.Beside,
+		Before:  func() { before, _ = audit.Take(audit.Scope{Folders: []string{os.TempDir()}}) },
 		After: func() error {
 			after, err := audit.Take(audit.Scope{Folders: []string{os.TempDir()}})
 			if err != nil {
@@ -38,6 +39,9 @@ func main() {
 		},
 	})
 	options := site.Options{Pool: os.Getenv("POOL"), Say: say}
+	if isolate.Interface() != "" {
+		options.Bind = isolate.Address
+	}
 	options.Bin.Flags(flag.CommandLine)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

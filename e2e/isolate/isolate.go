@@ -13,9 +13,21 @@ import (
 	"syscall"
 )
 
+// Network is what the host of one's own is connected to. FreeBSD knows only Shared.
+type Network int
+
+const (
+	Shared Network = iota // it is the machine's
+	Apart                 // its own, with one other host, made for it
+	Beside                // its own, with the machine as the other host
+)
+
+// Address is that of a host with a network of its own. The other host's is 198.51.100.2.
+const Address = "198.51.100.1"
+
 // Options say what is separate from the machine.
 type Options struct {
-	Network bool         // Linux: an own network, with another host ("outside") beside it
+	Network Network
 	Before  func()       // called on the machine, before the program starts
 	After   func() error // called on the machine, after all of it has gone
 }
@@ -73,7 +85,7 @@ func run(opt Options) (int, error) {
 	}
 	defer undo()
 	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
-	return wait(cmd)
+	return wait(cmd, func(pid int) error { return connect(opt.Network, pid) })
 }
 
 // self is this program again, as the process that the next stage is.
@@ -89,8 +101,8 @@ func self(next string) *exec.Cmd {
 	return cmd
 }
 
-// wait starts cmd and forwards to it the signals that ask to end.
-func wait(cmd *exec.Cmd) (int, error) {
+// wait starts cmd, calls started with its process ID, and forwards to it the signals that ask to end.
+func wait(cmd *exec.Cmd, started func(pid int) error) (int, error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	if err := cmd.Start(); err != nil {
@@ -101,6 +113,11 @@ func wait(cmd *exec.Cmd) (int, error) {
 			cmd.Process.Signal(s)
 		}
 	}()
+	if err := started(cmd.Process.Pid); err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return 1, err
+	}
 	cmd.Wait()
 	signal.Stop(signals)
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {

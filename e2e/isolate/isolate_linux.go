@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -42,7 +43,7 @@ func command(opt Options, label string) (undo func(), cmd *exec.Cmd, err error) 
 	cmd = self("init")
 	cmd.Env = append(cmd.Env, cgroupLabel+"="+label)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
-	if opt.Network {
+	if opt.Network != Shared {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
 	}
 	return undo, cmd, nil
@@ -95,17 +96,32 @@ func furnish(opt Options) error {
 	if err := enterCgroups(os.Getenv(cgroupLabel)); err != nil {
 		return err
 	}
-	if opt.Network {
-		return furnishNetwork()
+	switch opt.Network {
+	case Apart:
+		if err := neighbour(); err != nil {
+			return err
+		}
+	case Shared:
+		return nil
 	}
-	return nil
+	return furnishNetwork()
 }
 
-// furnishNetwork gives this host 198.51.100.1 and makes another one, 198.51.100.2, which is also its default route.
-func furnishNetwork() error {
-	if err := up("lo"); err != nil {
-		return err
+// connect links the host that pid has made to the machine.
+func connect(network Network, pid int) error {
+	if network != Beside {
+		return nil
 	}
+	const name = "njbeside"
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: inside, PeerNamespace: netlink.NsPid(pid)}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return fmt.Errorf("veth %s: %w", name, err)
+	}
+	return address(name, "198.51.100.2/24")
+}
+
+// neighbour makes another host and links this one to it.
+func neighbour() error {
 	here, err := netns.Get()
 	if err != nil {
 		return err
@@ -116,30 +132,32 @@ func furnishNetwork() error {
 		return fmt.Errorf("network namespace %s: %w", outside, err)
 	}
 	defer there.Close()
-	if err := up("lo"); err != nil {
-		return err
-	}
-	if err := netns.Set(here); err != nil {
-		return err
-	}
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: inside}, PeerName: "eth0", PeerNamespace: netlink.NsFd(there)}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: inside, PeerNamespace: netlink.NsFd(here)}
 	if err := netlink.LinkAdd(pair); err != nil {
-		return fmt.Errorf("veth %s: %w", inside, err)
+		return fmt.Errorf("veth eth0: %w", err)
 	}
-	if err := address(inside, "198.51.100.1/24", "2001:db8:100::1/64"); err != nil {
-		return err
-	}
-	gateway := net.ParseIP("198.51.100.2")
-	if err := netlink.RouteAdd(&netlink.Route{Gw: gateway}); err != nil {
-		return fmt.Errorf("default route: %w", err)
-	}
-	if err := netns.Set(there); err != nil {
-		return err
-	}
-	if err := address("eth0", "198.51.100.2/24", "2001:db8:100::2/64"); err != nil {
+	if err := errors.Join(up("lo"), address("eth0", "198.51.100.2/24", "2001:db8:100::2/64")); err != nil {
 		return err
 	}
 	return netns.Set(here)
+}
+
+// furnishNetwork gives this host its address and the other host as its way to everywhere.
+func furnishNetwork() error {
+	// The other host may be linking us just now.
+	for range 500 {
+		if _, err := netlink.LinkByName(inside); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := errors.Join(up("lo"), address(inside, Address+"/24", "2001:db8:100::1/64")); err != nil {
+		return err
+	}
+	if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("198.51.100.2")}); err != nil {
+		return fmt.Errorf("default route: %w", err)
+	}
+	return nil
 }
 
 func up(name string) error {

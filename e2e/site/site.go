@@ -59,6 +59,7 @@ type Options struct {
 	Split    bool                            // Nomad's server and client apart
 	More     string                          // more of the plugin's configuration
 	LogLevel string                          // Nomad's
+	Bind     string                          // address of the agents beside 127.0.0.1
 	Say      func(what, how string)          // called as things come to be; nil for silence
 	Serve    func(http.Handler) http.Handler // what the registry does differently
 }
@@ -207,7 +208,7 @@ func (s *Site) startAgents(ctx context.Context) error {
 	s.Cluster, err = cluster.Start(ctx, cluster.Config{
 		Dir: filepath.Join(s.Dir, "agents"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Plugin,
 		ClientConfig: fmt.Sprintf("host_volume \"media\" {\n  path = %q\n  read_only = true\n}", s.Media),
-		Interface:    isolate.Interface(), Split: s.Split, LogLevel: s.LogLevel,
+		Interface:    isolate.Interface(), Bind: s.Bind, Split: s.Split, LogLevel: s.LogLevel,
 		PluginConfig: func(consul string) string {
 			return fmt.Sprintf(pluginConfig, s.Dataset, s.StateDir(), s.Media+":ro", s.Web, consul, s.More)
 		},
@@ -215,7 +216,9 @@ func (s *Site) startAgents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.later(s.leaveHost)
 	s.later(s.Cluster.Stop)
+	s.later(s.nothingHeld)
 	s.later(s.stopJobs)
 	s.Say("consul", s.ConsulAddress())
 	s.Say("nomad", s.NomadAddress())
@@ -270,6 +273,19 @@ func (s *Site) stopJobs() error {
 		errs = append(errs, s.Job(j.ID).Stop(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// nothingHeld waits until the driver has removed all that it made for tasks.
+func (s *Site) nothingHeld() error {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		list, err := s.Holdings()
+		if err == nil && len(list) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return errors.Join(err, fmt.Errorf("the driver left behind %+v", list))
+		}
+	}
 }
 
 // address is the one that packets for elsewhere would leave from.
