@@ -196,27 +196,19 @@ func (s *start) mount(context.Context) error {
 		mounts = append(mounts, storage.Bind(m.HostPath, m.TaskPath, m.Readonly))
 	}
 	for _, m := range s.mounts {
-		source, err := s.mountSource(m)
-		if err != nil {
-			return fmt.Errorf("mount %q: %w", m, err)
-		}
-		mounts = append(mounts, storage.Bind(source, m.Target, m.ReadOnly))
+		mounts = append(mounts, s.bind(m))
 	}
 	return storage.MountAll(s.root, mounts)
 }
 
-// mountSource resolves a pair's source, symlinks included, to a path that is still inside its folder.
-func (s *start) mountSource(c pair) (string, error) {
+// bind keeps a relative source, symlinks followed, in its folder; a host's path was resolved when it was permitted.
+func (s *start) bind(c pair) storage.Mount {
 	base, rel := s.sourceRoot(c)
-	root, err := os.OpenRoot(base)
-	if err != nil {
-		return "", err
+	m := storage.Bind(filepath.Join(base, rel), c.Target, c.ReadOnly)
+	if !c.Host {
+		m.Within = base
 	}
-	defer root.Close()
-	if _, err := root.Stat(rel); err != nil {
-		return "", fmt.Errorf("source: %w", err)
-	}
-	return filepath.EvalSymlinks(filepath.Join(base, rel))
+	return m
 }
 
 func (s *start) resolve(context.Context) error {

@@ -192,4 +192,3 @@ func stable(t testing.TB, in string) string {
 	}
 	return b.String()
 }
-

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,10 +152,8 @@ func TestReach(t *testing.T) {
 			n := prepared(t, nil)
 			web, a := attach(t, n, 1, port("tcp", "", 8080, 80), port("udp", "", 5300, 53), port("tcp", hostIPb, 8081, 80))
 			other, b := attach(t, n, 2)
-			for _, ns := range []string{web} {
-				echo(t, ns, "tcp", "web", 80)
-				echo(t, ns, "udp", "web", 53)
-			}
+			echo(t, web, "tcp", "web", 80)
+			echo(t, web, "udp", "web", 53)
 			gw := a.Gateway.String()
 			gw6 := n.plan.gateway6().String()
 			for proto, at := range map[string]string{"tcp": "8080", "udp": "5300"} {
@@ -164,6 +163,9 @@ func TestReach(t *testing.T) {
 				wantAnswer(t, "the host, its address", "", proto, to(hostIP), "web "+hostIP+" hello")
 				wantAnswer(t, "the host, its IPv6 address", "", proto, to(hostIP6), "web "+hostIP6+" hello")
 				wantAnswer(t, "the host, 127.0.0.1", "", proto, to("127.0.0.1"), "web "+gw+" hello")
+				if _, err := ask(t, "", proto, to("::1")); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("the host, ::1: %v, want it refused at once", err)
+				}
 				wantAnswer(t, "a jail", other, proto, to(hostIP), "web "+gw+" hello")
 				wantAnswer(t, "a jail, the gateway's address", other, proto, to(gw), "web "+gw+" hello")
 				wantAnswer(t, "a jail, IPv6", other, proto, to(hostIP6), "web "+gw6+" hello")
@@ -222,13 +224,31 @@ func TestKeptOut(t *testing.T) {
 	})
 	wantNoAnswer(t, "the host's loopback from a jail", web, "tcp", "127.0.0.1:9000")
 	wantAnswer(t, "the host from a jail", web, "tcp", a.Gateway.String()+":9000", "host "+a.IPv4.String()+" hello")
-	in(t, web, func() {
-		d := net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP("192.0.2.77")}}
-		if c, err := d.Dial("tcp", a.Gateway.String()+":9000"); err == nil {
-			c.Close()
-			t.Error("a jail speaks with another's address")
+	wantHeard(t, web, a.IPv4.String(), a.Gateway.String(), true)
+	wantHeard(t, web, "192.0.2.77", a.Gateway.String(), false) // another's address
+}
+
+// wantHeard tells whether the host hears what the jail says from an address.
+func wantHeard(t testing.TB, jail, from, to string, want bool) {
+	t.Helper()
+	pc, err := net.ListenPacket("udp4", to+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	in(t, jail, func() {
+		c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)}, pc.LocalAddr().(*net.UDPAddr))
+		if err != nil {
+			t.Error(err)
+			return
 		}
+		defer c.Close()
+		c.Write([]byte("hello"))
 	})
+	pc.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	if _, _, err := pc.ReadFrom(make([]byte, 10)); (err == nil) != want {
+		t.Errorf("the host hears a jail that speaks as %s: %v, want %v", from, err == nil, want)
+	}
 }
 
 // TestDetach: connections end, the port is free, nothing is left.

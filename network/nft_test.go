@@ -44,8 +44,10 @@ table inet nomad-driver-jail {
 		ip daddr 127.0.0.0/8 return
 		fib daddr type local jump publish
 	}
-	# From the host itself.
+	# From the host itself. Nothing can answer ::1 from elsewhere: there a
+	# client had better be refused at once, and try 127.0.0.1.
 	chain output {
+		ip6 daddr ::1 return
 		fib daddr type local jump publish
 	}
 	# A jail that reaches a jail through the host's port must get its answers

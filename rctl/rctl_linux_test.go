@@ -1,14 +1,12 @@
 package rctl
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -19,53 +17,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// The test binary is also the task: it enters its cgroups as a task's first process does, then does what TASK says.
-func TestMain(m *testing.M) {
-	work, ok := tasks[os.Getenv("TASK")]
-	if !ok {
-		os.Exit(m.Run())
-	}
-	for _, dir := range filepath.SplitList(os.Getenv("CGROUPS")) {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err != nil {
-			fmt.Println(err)
-			os.Exit(3)
-		}
-	}
-	work()
-}
-
-// held is what the task "hold" holds, in bytes.
-const held = 32 << 20
-
-var tasks = map[string]func(){
-	"allocate": func() {
-		// Far past any limit used here, each page touched.
-		var all [][]byte
-		for range 512 {
-			all = append(all, bytes.Repeat([]byte{1}, 1<<20))
-		}
-		runtime.KeepAlive(all)
-	},
-	"spin": func() {
-		go func() {
-			for {
-			}
-		}()
-		for {
-		}
-	},
-	"sleep": func() { time.Sleep(time.Hour) },
-	"hold": func() {
-		memory := bytes.Repeat([]byte{1}, held)
-		time.Sleep(time.Hour)
-		runtime.KeepAlive(memory)
-	},
-	"fork": func() {
-		script := "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 60 >/dev/null 2>&1 & done; echo made them all"
-		fmt.Println(syscall.Exec("/bin/sh", []string{"sh", "-c", script}, os.Environ()))
-	},
-}
 
 // limited applies the limits under a new name and sees to it that nothing is left when the test ends.
 func limited(t testing.TB, l Limits) (string, Subject) {
@@ -99,53 +50,10 @@ func hierarchies(t testing.TB) tree {
 	return all
 }
 
-// start starts a task; the test's end kills it, with all it started.
-func start(t testing.TB, task string, s Subject) (*exec.Cmd, *bytes.Buffer) {
-	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), "TASK="+task, "CGROUPS="+strings.Join(s.Cgroups, ":"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		cmd.Wait()
-	})
-	return cmd, &out
-}
-
-// until waits, within reason, for what the kernel does in its own time.
-func until(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 s", what)
-		}
-	}
-}
-
-func sample(t testing.TB, name string) Usage {
-	t.Helper()
-	u, err := Read(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u
-}
-
-func TestThisHostCanLimit(t *testing.T) {
-	if err := Check(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestMemoryIsAHardCeiling(t *testing.T) {
 	const limit = 64 << 20
 	name, s := limited(t, Limits{Memory: limit, MemorySoft: limit / 2})
-	cmd, out := start(t, "allocate", s)
+	cmd, out := start(t, "allocate", s, syscall.SysProcAttr{})
 	err := cmd.Wait()
 	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !status.Signaled() || status.Signal() != syscall.SIGKILL {
@@ -173,7 +81,7 @@ func TestMemoryIsAHardCeiling(t *testing.T) {
 func TestQuotaThrottles(t *testing.T) {
 	const cores = 0.2
 	name, s := limited(t, Limits{CPUQuota: cores})
-	start(t, "spin", s)
+	start(t, "spin", s, syscall.SysProcAttr{})
 	until(t, "throttled", func() bool { return sample(t, name).ThrottledPeriods > 0 })
 	before, began := sample(t, name), time.Now()
 	time.Sleep(1500 * time.Millisecond)
@@ -210,7 +118,7 @@ func TestSharesAreWritten(t *testing.T) {
 func TestCoresAreKept(t *testing.T) {
 	last := runtime.NumCPU() - 1
 	_, s := limited(t, Limits{Cores: []int{last}})
-	cmd, _ := start(t, "sleep", s)
+	cmd, _ := start(t, "sleep", s, syscall.SysProcAttr{})
 	want := fmt.Sprintf("\nCpus_allowed_list:\t%d\n", last)
 	until(t, "Cpus_allowed_list", func() bool {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
@@ -220,7 +128,7 @@ func TestCoresAreKept(t *testing.T) {
 
 func TestProcessesAreCounted(t *testing.T) {
 	name, s := limited(t, Limits{MaxProc: 5})
-	cmd, out := start(t, "fork", s)
+	cmd, out := start(t, "fork", s, syscall.SysProcAttr{})
 	cmd.Wait()
 	if !strings.Contains(out.String(), "fork") || strings.Contains(out.String(), "made them all") {
 		t.Errorf("twelve processes under a limit of 5: %s", out)
@@ -237,7 +145,7 @@ func TestUsage(t *testing.T) {
 	if u := sample(t, name); u.CPU != 0 || u.Procs != 0 {
 		t.Errorf("used before it began: %+v", u)
 	}
-	start(t, "hold", s)
+	start(t, "hold", s, syscall.SysProcAttr{})
 	until(t, "a process with memory and CPU time", func() bool {
 		u := sample(t, name)
 		return u.Procs > 0 && u.RSS >= held && u.CPU > 0 && u.Peak >= u.RSS
@@ -250,7 +158,7 @@ func TestListAndRemove(t *testing.T) {
 	if err != nil || !slices.Contains(names, name) {
 		t.Errorf("%s is not among %q: %v", name, names, err)
 	}
-	cmd, _ := start(t, "sleep", s)
+	cmd, _ := start(t, "sleep", s, syscall.SysProcAttr{})
 	until(t, "process", func() bool { return sample(t, name).Procs > 0 })
 	if err := Remove(name); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), fmt.Sprint(cmd.Process.Pid)) {
 		t.Errorf("removed from under process %d: %v", cmd.Process.Pid, err)
@@ -279,7 +187,7 @@ func TestListAndRemove(t *testing.T) {
 
 func TestApplyStartsAfresh(t *testing.T) {
 	name, s := limited(t, Limits{Memory: 64 << 20})
-	cmd, _ := start(t, "allocate", s)
+	cmd, _ := start(t, "allocate", s, syscall.SysProcAttr{})
 	cmd.Wait()
 	if _, err := Apply(name, Limits{Memory: 32 << 20}); err != nil {
 		t.Fatal(err)
@@ -328,7 +236,7 @@ func TestManyComeAndGo(t *testing.T) {
 
 func BenchmarkRead(b *testing.B) {
 	name, s := limited(b, Limits{Memory: 256 << 20, CPUQuota: 1})
-	start(b, "sleep", s)
+	start(b, "sleep", s, syscall.SysProcAttr{})
 	until(b, "process", func() bool { return sample(b, name).Procs > 0 })
 	b.ReportAllocs()
 	for b.Loop() {
@@ -341,7 +249,7 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkReadNaively reads the same files as one would at first: the mounts looked up, each file whole, every line a map entry.
 func BenchmarkReadNaively(b *testing.B) {
 	name, s := limited(b, Limits{Memory: 256 << 20, CPUQuota: 1})
-	start(b, "sleep", s)
+	start(b, "sleep", s, syscall.SysProcAttr{})
 	until(b, "process", func() bool { return sample(b, name).Procs > 0 })
 	b.ReportAllocs()
 	for b.Loop() {

@@ -3,7 +3,6 @@ package rctl
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +24,9 @@ func rules(name string, l Limits) []string {
 	add("nthr", "deny", l.MaxProc)
 	return r
 }
+
+// limitedResources are those that rules has rules for.
+var limitedResources = []string{"memoryuse", "pcpu", "maxproc", "nthr"}
 
 // percent of one core, as pcpu counts; a quota below one percent is one, not none.
 func percent(cores float64) uint64 {
@@ -63,7 +65,7 @@ func parseUsage(text string) (Usage, error) {
 // label is what every name of ours begins with. rctl(8) has one list of rules for the whole host, others' included.
 const label = "nj"
 
-// ruleNames are the names of ours in what rctl_get_rules(2) writes: rules separated by commas, sorted, each name once.
+// ruleNames are the names of ours in what rctl_get_rules(2) writes: rules separated by commas.
 func ruleNames(text string) []string {
 	var names []string
 	for rule := range strings.SplitSeq(text, ",") {
@@ -72,8 +74,7 @@ func ruleNames(text string) []string {
 			names = append(names, fields[1])
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return names
 }
 
 // maskOf is a cpuset_t of the given size in bytes: an array of longs, least bit first.
