@@ -154,12 +154,18 @@ func (s *Site) makeImages(context.Context) error {
 
 // Publish builds an image from a folder and puts it where the registry serves it.
 func (s *Site) Publish(name, root string, options ...string) error {
-	store := "--dataset=" + s.Dataset + "-built"
-	if _, err := s.Command(append(append([]string{"image", "build", store}, options...), name, root)...); err != nil {
-		return err
+	store := []string{"--dataset=" + s.Dataset + "-built", "--state-dir=" + filepath.Join(s.Dir, "built")}
+	for _, command := range [][]string{
+		append([]string{"image", "build", name, root}, options...),
+		{"image", "export", name, s.Images},
+	} {
+		said, err := s.Command(append(command, store...)...)
+		if err != nil {
+			return err
+		}
+		s.Say("image", strings.TrimSpace(said))
 	}
-	_, err := s.Command("image", "export", store, name, s.Images)
-	return err
+	return nil
 }
 
 // Command runs the plugin's binary as an operator would and returns what it printed.

@@ -1,0 +1,136 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// ExportOptions say how an image is published.
+type ExportOptions struct {
+	// Compression is "zstd" unless it says otherwise.
+	Compression string
+	// Progress is told of bytes before compression; Total is an estimate.
+	Progress func(Progress)
+}
+
+// Export writes the image's files, NAME_TAG.json and its stream, into a folder that is or will be served. The manifest comes
+// last: before, nobody finds the image.
+func (s *Store) Export(ctx context.Context, img Image, dir string, opt ExportOptions) (Manifest, error) {
+	m, err := s.export(ctx, img, dir, opt)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("image %s: %w", img.name(), err)
+	}
+	return m, nil
+}
+
+func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOptions) (Manifest, error) {
+	m := img.Manifest
+	m.Format, m.Compression, m.Snapshot = s.backend.Format(), opt.Compression, "image"
+	if m.Compression == "" {
+		m.Compression = "zstd"
+	}
+	if m.Format == "tar" {
+		m.Snapshot = ""
+	}
+	if img.Reference.Name == "" {
+		return m, errors.New("it has no name; build or pull it again")
+	}
+	if err := oneOf("compression", m.Compression, compressionNames()); err != nil {
+		return m, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return m, err
+	}
+	err := create(filepath.Join(dir, img.Reference.fileName(m.suffix())), func(f io.Writer) error {
+		return s.writeStream(ctx, img, &m, f, opt.Progress)
+	})
+	if err != nil {
+		return m, err
+	}
+	if err := writeManifest(dir, img.Reference, m); err != nil {
+		return m, err
+	}
+	if img.Reference.Base != "" {
+		return m, nil
+	}
+	// From now on the image built here is known by its digest, and need not be pulled.
+	return m, s.setName(ctx, img.ID, record{Reference: img.Reference.unpinned(), Manifest: m})
+}
+
+// writeStream sends, compresses and hashes in one pass, and notes in the manifest what came out.
+func (s *Store) writeStream(ctx context.Context, img Image, m *Manifest, w io.Writer, progress func(Progress)) error {
+	hash := sha256.New()
+	compressed := &counter{w: io.MultiWriter(w, hash)}
+	encoder, err := compressions[m.Compression].encoder(compressed)
+	if err != nil {
+		return err
+	}
+	plain := &counter{w: encoder, total: int64(img.Referenced), progress: progress}
+	if err := s.backend.Send(ctx, "", img.ID, plain); err != nil {
+		encoder.Close()
+		return err
+	}
+	if err := encoder.Close(); err != nil {
+		return err
+	}
+	m.Size, m.UncompressedSize = compressed.bytes, plain.bytes
+	m.Digest = digestPrefix + hex.EncodeToString(hash.Sum(nil))
+	return nil
+}
+
+func writeManifest(dir string, ref Reference, m Manifest) error {
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return create(filepath.Join(dir, ref.fileName(".json")), func(w io.Writer) error {
+		_, err := w.Write(append(data, '\n'))
+		return err
+	})
+}
+
+// counter counts what goes through it.
+type counter struct {
+	w        io.Writer
+	bytes    int64
+	total    int64
+	progress func(Progress)
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.bytes += int64(n)
+	if c.progress != nil {
+		c.progress(Progress{Bytes: c.bytes, Total: max(c.total, c.bytes)})
+	}
+	return n, err
+}
+
+// create writes a file that appears only when it is whole.
+func create(path string, write func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := write(f); err != nil {
+		return err
+	}
+	// A registry's files are read by its server's user.
+	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,248 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// link is one stream of a pull: the image itself, or one that it is the difference from.
+type link struct {
+	ref      Reference
+	base     string // where its manifest was found
+	manifest Manifest
+	before   int64 // bytes of the links before it
+	total    int64 // bytes of all links
+}
+
+func (l *link) digits() string { return l.manifest.Digest[len(digestPrefix):] }
+
+// tmp is the name that the image has until it is whole, and that of its lock: a leftover is met by the next try.
+func (l *link) tmp() string { return "pull-" + l.digits()[:32] }
+
+func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) (Image, error) {
+	l, err := s.manifest(ctx, ref)
+	if err != nil {
+		return Image{}, err
+	}
+	l.total = l.manifest.Size
+	if err := s.fetch(ctx, l, "", report); err != nil {
+		return Image{}, err
+	}
+	return s.find(ctx, ref)
+}
+
+// manifest asks the registry and its mirrors what the image is.
+func (s *Store) manifest(ctx context.Context, ref Reference) (*link, error) {
+	var first error
+	for _, base := range ref.bases() {
+		l, err := s.manifestAt(ctx, ref, base)
+		if err == nil {
+			return l, nil
+		}
+		if first == nil {
+			first = err
+		}
+		s.log.Warn("no manifest", "image", ref.String(), "at", base, "error", err)
+	}
+	return nil, first
+}
+
+func (s *Store) manifestAt(ctx context.Context, ref Reference, base string) (*link, error) {
+	data, err := s.small(ctx, base+"/"+ref.fileName(".json"))
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseManifest(data, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.accept(m, ref); err != nil {
+		return nil, err
+	}
+	return &link{ref: ref, base: base, manifest: m}, nil
+}
+
+// accept is this host's part of judging a manifest.
+func (s *Store) accept(m Manifest, ref Reference) error {
+	switch format := s.backend.Format(); {
+	case ref.Digest != "" && m.Digest != ref.Digest:
+		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", m.Digest, ref.Digest)
+	case m.UncompressedSize > s.options.Limits.Stream:
+		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", m.UncompressedSize, s.options.Limits.Stream)
+	case m.Format != format:
+		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
+	}
+	return m.checkPlatform(s.options.OS, s.options.Arch)
+}
+
+// small reads a manifest or what comes with it, trying again while the registry fails in passing.
+func (s *Store) small(ctx context.Context, url string) ([]byte, error) {
+	patience := newPatience(s.options.Limits.Retry)
+	for {
+		data, err := s.smallOnce(ctx, url)
+		if err == nil || ctx.Err() != nil || !passing(err) || !patience.again(ctx, 0) {
+			return data, err
+		}
+		s.log.Debug("trying again", "url", url, "error", err)
+	}
+}
+
+func (s *Store) smallOnce(ctx context.Context, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.options.Limits.Stall)
+	defer cancel()
+	return s.client.small(ctx, url, s.options.Limits.Manifest)
+}
+
+// fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image that an
+// incremental stream stands on.
+func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) error {
+	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	r := record{Reference: l.ref.unpinned(), Manifest: l.manifest}
+	here, err := s.findDigest(ctx, l.manifest.Digest)
+	switch {
+	case err == nil:
+		return s.setName(ctx, here.ID, r)
+	case !errors.Is(err, errNotHere):
+		return err
+	}
+	tell := func(bytes int64) {
+		p := Progress{Bytes: l.before + bytes, Total: l.total}
+		lock.tell(p)
+		report(p)
+	}
+	if err := s.receive(ctx, l, parent, tell); err != nil {
+		return err
+	}
+	return s.commit(ctx, l, r)
+}
+
+func (s *Store) commit(ctx context.Context, l *link, r record) error {
+	value, err := r.value()
+	if err == nil {
+		err = s.backend.Commit(ctx, l.tmp(), l.digits(), map[string]string{r.key(): value, "root": l.manifest.Root})
+	}
+	switch {
+	case errors.Is(err, storage.ErrExists): // another LockDir's process was faster
+		s.discard(l.tmp())
+	case err != nil:
+		s.discard(l.tmp())
+		return err
+	}
+	return s.setName(ctx, l.digits(), r)
+}
+
+// discard works also after the pull's context has ended.
+func (s *Store) discard(tmp string) {
+	if err := s.backend.Discard(context.Background(), tmp); err != nil {
+		s.log.Warn("an unfinished image is left over", "dataset", tmp, "error", err)
+	}
+}
+
+// receive brings the stream into the backend, whole and verified, under the link's temporary name; on error nothing is left.
+func (s *Store) receive(ctx context.Context, l *link, parent string, report func(int64)) error {
+	if err := s.backend.Discard(ctx, l.tmp()); err != nil {
+		return err
+	}
+	patience := newPatience(s.options.Limits.Retry)
+	for {
+		reached, err := s.receiveOnce(ctx, l, parent, patience, report)
+		if err == nil {
+			return nil
+		}
+		s.discard(l.tmp())
+		if !errors.Is(err, errRestart) || !patience.again(ctx, reached) {
+			return err
+		}
+		s.log.Debug("starting the download again", "image", l.ref.String(), "bytes", reached)
+	}
+}
+
+// receiveOnce is the one pass: registry, hash, decompressor, backend. It returns how many bytes came.
+func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patience *patience, report func(int64)) (int64, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	src := &source{
+		ctx: ctx, client: s.client, url: l.base + "/" + l.ref.fileName(l.manifest.suffix()), size: l.manifest.Size,
+		hash: sha256.New(), patience: patience, stall: s.options.Limits.Stall, report: report,
+	}
+	defer src.Close()
+	buffered := readAhead(src)
+	defer buffered.Close()
+	defer cancel() // before Close waits
+	err := s.unpack(ctx, l, parent, buffered)
+	return src.offset, s.verdict(src, buffered, l, err)
+}
+
+// unpack decompresses into the backend, and reads what is behind the end of the backend's stream.
+func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed io.Reader) error {
+	decoder, err := compressions[l.manifest.Compression].decoder(ctx, compressed)
+	if err != nil {
+		return err
+	}
+	defer decoder.Close()
+	bounded := &boundedReader{r: decoder, left: l.manifest.UncompressedSize}
+	err = s.backend.Receive(ctx, l.tmp(), parent, bounded)
+	if bounded.err != nil {
+		return bounded.err
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, bounded); err != nil {
+		return err
+	}
+	if bounded.left > 0 {
+		return fmt.Errorf("its stream decompresses to %d bytes and the manifest says %d; publish it again", l.manifest.UncompressedSize-bounded.left, l.manifest.UncompressedSize)
+	}
+	return nil
+}
+
+// boundedReader keeps a small stream from becoming a large one. It remembers what went wrong below it, which a command that
+// reads it cannot tell.
+type boundedReader struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.r.Read(p)
+	b.left -= int64(n)
+	switch {
+	case b.left < 0:
+		b.err = errors.New("its stream decompresses to more bytes than the manifest says; publish it again")
+		return 0, b.err
+	case err != nil && !errors.Is(err, io.EOF):
+		b.err = err
+	}
+	return n, err
+}
+
+// verdict says what was wrong in the end, in the order of what explains what: a download that broke off, then bytes that are
+// not the published ones, then what decompressor and backend made of them.
+func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) error {
+	_, err := io.Copy(io.Discard, rest)
+	if err != nil {
+		return err
+	}
+	if digest := digestPrefix + hex.EncodeToString(src.hash.Sum(nil)); digest != l.manifest.Digest {
+		return fmt.Errorf("the digest of its stream is %s and not the manifest's %s; the registry's copy is damaged, publish it again", digest, l.manifest.Digest)
+	}
+	if unpacked != nil {
+		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))
+	}
+	return nil
+}
