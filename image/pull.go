@@ -129,7 +129,11 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 func (s *Store) commit(ctx context.Context, l *link, r record) error {
 	value, err := r.value()
 	if err == nil {
-		err = s.backend.Commit(ctx, l.tmp(), l.digits(), map[string]string{r.key(): value, "root": l.manifest.Root})
+		props := map[string]string{r.key(): value}
+		if l.manifest.Root != "" {
+			props["root"] = l.manifest.Root
+		}
+		err = s.backend.Commit(ctx, l.tmp(), l.digits(), props)
 	}
 	switch {
 	case errors.Is(err, storage.ErrExists): // another LockDir's process was faster
