@@ -73,7 +73,7 @@ func (d *Directory) Receive(ctx context.Context, tmp, base string, stream io.Rea
 	if err != nil {
 		return err
 	}
-	if err := extract(ctx, root, stream); err != nil {
+	if err := Extract(ctx, root, stream); err != nil {
 		return errors.Join(err, d.Discard(ctx, tmp))
 	}
 	return nil

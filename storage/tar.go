@@ -22,8 +22,8 @@ const (
 	opaque   = ".wh..wh..opq"
 )
 
-// extract unpacks an archive into root. Nothing in it gets out of root.
-func extract(ctx context.Context, root string, stream io.Reader) error {
+// Extract unpacks a tar archive into root, with owners and modes. Nothing in it gets out of root.
+func Extract(ctx context.Context, root string, stream io.Reader) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
 		return err
