@@ -61,9 +61,9 @@ func (d *Driver) exec(ctx context.Context, taskID string, opt launch.ExecOptions
 	return launch.Exec(ctx, d.host.shim, t.dir, opt)
 }
 
-// sizes passes terminal sizes on until either side ends.
-func sizes(ctx context.Context, in <-chan drivers.TerminalSize) <-chan launch.TerminalSize {
-	out := make(chan launch.TerminalSize)
+// sizes passes terminal sizes on, as rows and columns, until either side ends.
+func sizes(ctx context.Context, in <-chan drivers.TerminalSize) <-chan [2]uint16 {
+	out := make(chan [2]uint16)
 	go func() {
 		defer close(out)
 		for {
@@ -73,7 +73,7 @@ func sizes(ctx context.Context, in <-chan drivers.TerminalSize) <-chan launch.Te
 					return
 				}
 				select {
-				case out <- launch.TerminalSize{Rows: uint16(s.Height), Cols: uint16(s.Width)}:
+				case out <- [2]uint16{uint16(s.Height), uint16(s.Width)}:
 				case <-ctx.Done():
 					return
 				}

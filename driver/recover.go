@@ -35,11 +35,11 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		return err
 	}
 	status, err := jail.ReadStatus(dir)
-	if err != nil || status.Lost() {
+	if err != nil || fromEarlierBoot(status) {
 		if err := d.host.Remove(d.ctx, name); err != nil {
 			go d.removeLater(cfg, name)
 		}
-		return fmt.Errorf("task %s did not survive the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
+		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
 	}
 	if err := d.host.Prepare(d.ctx); err != nil {
 		return fmt.Errorf("host: %w", err)
@@ -51,4 +51,10 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	}
 	d.logger.Info("recovered", "task", name, "task_id", cfg.ID, "pid", status.PID)
 	return nil
+}
+
+// fromEarlierBoot says that the host has restarted under a task that was running.
+func fromEarlierBoot(s jail.Status) bool {
+	boot, err := jail.BootID()
+	return err == nil && s.Ended.IsZero() && s.BootID != boot
 }

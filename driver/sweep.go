@@ -57,7 +57,7 @@ func (h *Host) Holdings(ctx context.Context) ([]Holding, error) {
 		x := found[name]
 		x.State, _ = readState(h.taskDir(name))
 		x.Status, _ = jail.ReadStatus(h.taskDir(name))
-		x.Running = !x.Status.Started.IsZero() && x.Status.Ended.IsZero() && !x.Status.Lost()
+		x.Running = x.Status.Ended.IsZero() && jail.Alive(h.taskDir(name))
 		list = append(list, *x)
 	}
 	return list, err

@@ -54,12 +54,7 @@ func extract(ctx context.Context, source, dst string) error {
 		return err
 	}
 	defer a.Close()
-	to, err := os.OpenRoot(dst)
-	if err != nil {
-		return err
-	}
-	defer to.Close()
-	if err := storage.Extract(to, a); err != nil {
+	if err := storage.Extract(ctx, dst, a); err != nil {
 		return fmt.Errorf("%s: %w", source, err)
 	}
 	return nil

@@ -129,7 +129,11 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 func (s *Store) commit(ctx context.Context, l *link, r record) error {
 	value, err := r.value()
 	if err == nil {
-		err = s.backend.Commit(ctx, l.tmp(), l.digits(), map[string]string{r.key(): value, "root": l.manifest.Root})
+		props := map[string]string{r.key(): value}
+		if l.manifest.Root != "" {
+			props["root"] = l.manifest.Root
+		}
+		err = s.backend.Commit(ctx, l.tmp(), l.digits(), props)
 	}
 	switch {
 	case errors.Is(err, storage.ErrExists): // another LockDir's process was faster
@@ -202,7 +206,7 @@ func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed i
 		return err
 	}
 	if bounded.left > 0 {
-		return fmt.Errorf("its stream decompresses to %d bytes and the manifest says %d; publish it again", l.manifest.UncompressedSize-bounded.left, l.manifest.UncompressedSize)
+		return &refusal{fmt.Errorf("its stream decompresses to %d bytes and the manifest says %d; publish it again", l.manifest.UncompressedSize-bounded.left, l.manifest.UncompressedSize)}
 	}
 	return nil
 }
@@ -223,7 +227,7 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	b.left -= int64(n)
 	switch {
 	case b.left < 0:
-		b.err = errors.New("its stream decompresses to more bytes than the manifest says; publish it again")
+		b.err = &refusal{errors.New("its stream decompresses to more bytes than the manifest says; publish it again")}
 		return 0, b.err
 	case err != nil && !errors.Is(err, io.EOF):
 		b.err = err
@@ -240,6 +244,10 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 	}
 	if digest := digestPrefix + hex.EncodeToString(src.hash.Sum(nil)); digest != l.manifest.Digest {
 		return fmt.Errorf("the digest of its stream is %s and not the manifest's %s; the registry's copy is damaged, publish it again", digest, l.manifest.Digest)
+	}
+	var refused *refusal
+	if errors.As(unpacked, &refused) {
+		return refused
 	}
 	if unpacked != nil {
 		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))

@@ -16,7 +16,10 @@ type record struct {
 	Manifest  Manifest `json:"manifest"`
 }
 
-const recordPrefix = "ref-"
+const (
+	recordPrefix = "ref-"
+	noRecord     = "-" // takes a record's place: a property cannot be empty
+)
 
 // recordKey is derived from the reference, so that a tag that moves is found on whichever image has it.
 func recordKey(unpinned string) string {

@@ -40,9 +40,17 @@ const (
 func ParseReference(s string) (Reference, error) {
 	r, err := parseReference(s)
 	if err != nil {
-		return Reference{}, fmt.Errorf("image %q: %w", clip(s), err)
+		return Reference{}, fmt.Errorf("image %q: %w", clip(withoutUserinfo(s)), err)
 	}
 	return r, nil
+}
+
+// withoutUserinfo is for a message about a text that may hold a password.
+func withoutUserinfo(s string) string {
+	if at := strings.LastIndexByte(s, '@'); at >= 0 && !strings.HasPrefix(s[at+1:], digestPrefix) {
+		return "…" + s[at:]
+	}
+	return s
 }
 
 func parseReference(s string) (Reference, error) {

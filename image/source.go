@@ -26,6 +26,7 @@ type source struct {
 	offset    int64
 	validator string
 	body      *watchedBody
+	delimited bool  // body's end is known from a connection's
 	err       error // the end, once it came
 }
 
@@ -79,15 +80,18 @@ func (s *source) read(p []byte) (int, error) {
 	}
 	n, err := s.body.Read(p)
 	if s.size >= 0 && s.offset+int64(n) > s.size {
-		return 0, &refusal{fmt.Errorf("its stream is longer than the manifest's %d bytes; publish it again", s.size)}
+		return 0, &refusal{fmt.Errorf("its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", s.size)}
 	}
-	if errors.Is(err, io.EOF) && s.size >= 0 && s.offset+int64(n) < s.size {
+	if err == nil || errors.Is(err, io.EOF) && (s.size < 0 || s.offset+int64(n) == s.size) {
+		return n, err
+	}
+	if errors.Is(err, io.EOF) {
+		if s.delimited {
+			return n, s.cutShort(s.offset + int64(n))
+		}
 		err = io.ErrUnexpectedEOF
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset+int64(n), s.size, err)
-	}
-	return n, err
+	return n, fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset+int64(n), s.size, err)
 }
 
 func (s *source) open() error {
@@ -98,6 +102,7 @@ func (s *source) open() error {
 		return s.shorter(err)
 	}
 	s.body = watch(resp.Body, cancel, s.stall)
+	s.delimited = resp.ProtoMajor > 1 || resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
 	if s.offset > 0 && !s.continues(resp) {
 		return errRestart
 	}
@@ -111,9 +116,13 @@ func (s *source) open() error {
 func (s *source) shorter(err error) error {
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusRequestedRangeNotSatisfiable {
-		return &refusal{fmt.Errorf("its stream is cut short: the registry's file has %d bytes and the manifest says %d; publish it again", s.offset, s.size)}
+		return s.cutShort(s.offset)
 	}
 	return err
+}
+
+func (s *source) cutShort(length int64) error {
+	return &refusal{fmt.Errorf("its stream is cut short: the registry's file has %d bytes and the manifest says %d; publish it again", length, s.size)}
 }
 
 func (s *source) continues(resp *http.Response) bool {
@@ -131,7 +140,7 @@ func (s *source) checkLength(resp *http.Response) error {
 	}
 	switch {
 	case whole < s.size:
-		return &refusal{fmt.Errorf("its stream is cut short: the registry's file has %d bytes and the manifest says %d; publish it again", whole, s.size)}
+		return s.cutShort(whole)
 	case whole > s.size:
 		return &refusal{fmt.Errorf("its stream is too long: the registry's file has %d bytes and the manifest says %d; publish it again", whole, s.size)}
 	}

@@ -262,7 +262,7 @@ func (s *Store) remove(ctx context.Context, img Image) error {
 		}
 		return s.backend.RemoveImage(ctx, img.ID)
 	}
-	return s.backend.SetProp(ctx, kept.ID, recordKey(img.Reference.unpinned()), "")
+	return s.backend.SetProp(ctx, kept.ID, recordKey(img.Reference.unpinned()), noRecord)
 }
 
 func (s *Store) kept(ctx context.Context, id string) (storage.Image, error) {
@@ -294,11 +294,11 @@ func (s *Store) setName(ctx context.Context, id string, r record) error {
 		return err
 	}
 	for _, k := range all {
-		want := ""
+		have, want := k.Props[r.key()], noRecord
 		if k.ID == id {
 			want = value
 		}
-		if k.Props[r.key()] == want {
+		if have == want || have == "" && want == noRecord {
 			continue
 		}
 		if err := s.backend.SetProp(ctx, k.ID, r.key(), want); err != nil {

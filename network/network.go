@@ -170,10 +170,8 @@ func (n *Network) Detach(ctx context.Context, name string) error {
 	if err := n.disconnect(name); err != nil {
 		return fmt.Errorf("interface %s: %w", hostEnd(name), err)
 	}
-	if a.IPv4.IsValid() {
-		if err := n.endConnections(ctx, a); err != nil {
-			return fmt.Errorf("connections of task %s: %w", name, err)
-		}
+	if err := n.endConnections(ctx, name, a); err != nil {
+		return fmt.Errorf("connections of task %s: %w", name, err)
 	}
 	return n.releaseAddress(name)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -174,11 +175,17 @@ type flowFilter func(*netlink.ConntrackFlow) bool
 
 func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool { return f(flow) }
 
-func (n *Network) endConnections(_ context.Context, a Attachment) error {
-	if err := forget(netlink.FAMILY_V4, touches(a.IPv4.AsSlice())); err != nil || !a.IPv6.IsValid() {
-		return err
+// endConnections needs the address; without a reservation there is none.
+func (n *Network) endConnections(_ context.Context, _ string, a Attachment) error {
+	for family, ip := range map[netlink.InetFamily]netip.Addr{netlink.FAMILY_V4: a.IPv4, netlink.FAMILY_V6: a.IPv6} {
+		if !ip.IsValid() {
+			continue
+		}
+		if err := forget(family, touches(ip.AsSlice())); err != nil {
+			return err
+		}
 	}
-	return forget(netlink.FAMILY_V6, touches(a.IPv6.AsSlice()))
+	return nil
 }
 
 func touches(ip net.IP) flowFilter {

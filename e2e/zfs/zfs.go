@@ -91,7 +91,11 @@ func set(args []string) error {
 	}
 	defer unlock()
 	for _, p := range settable(args[:targets]) {
-		if err := locked(append([]string{"set", p}, args[targets:]...)...); err != nil {
+		command := []string{"set", p}
+		if name, empty := strings.CutSuffix(p, "="); empty {
+			command = []string{"inherit", name}
+		}
+		if err := locked(append(command, args[targets:]...)...); err != nil {
 			return err
 		}
 	}
