@@ -88,11 +88,12 @@ type Part struct {
 
 // Parts examines the host. The fingerprint and the doctor command say the same because both ask here.
 func (h *Host) Parts(ctx context.Context) []Part {
+	prepared := h.Prepare(ctx) // first: the others look at what it makes
 	return []Part{
 		h.storagePart(ctx),
 		{Name: "limits", Err: rctl.Check()},
 		{Name: "network", Err: h.Network.Check(ctx)},
-		{Name: "shim", Err: h.Prepare(ctx)},
+		{Name: "shim", Err: prepared},
 	}
 }
 

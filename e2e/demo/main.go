@@ -29,12 +29,13 @@ func main() {
 	var before audit.State
 	isolate.Enter(isolate.Options{
 		Network: isolate.Beside,
-		Before:  func() { before, _ = audit.Take(audit.Scope{Folders: []string{os.TempDir()}}) },
+		Before:  func() { before, _ = audit.Take(audit.Scope{}) },
 		After: func() error {
-			after, err := audit.Take(audit.Scope{Folders: []string{os.TempDir()}})
+			after, err := audit.Take(audit.Scope{})
 			if err != nil {
 				return err
 			}
+			delete(after, "cgroup") // ours are removed or complained about; the machine's come and go
 			return before.Left(after)
 		},
 	})
@@ -53,7 +54,6 @@ func main() {
 }
 
 func demo(ctx context.Context, options site.Options) error {
-	began := time.Now()
 	before, err := options.Audit()
 	if err != nil {
 		return err
@@ -66,7 +66,6 @@ func demo(ctx context.Context, options site.Options) error {
 	}
 	err = show(ctx, s)
 	if err == nil {
-		say("up", "after "+time.Since(began).Round(100*time.Millisecond).String())
 		if os.Getenv("DEMO_ONCE") == "" {
 			invite(s)
 			<-ctx.Done()
@@ -201,11 +200,13 @@ Ctrl-C here ends all of it.
 `, environment, s.Bin.Nomad, s.Bin.Plugin, s.StateDir())
 }
 
-// say prints one thing that came to be.
+var began = time.Now()
+
+// say prints one thing that came to be, and when.
 func say(what, how string) {
-	bold, plain := "\x1b[1m", "\x1b[0m"
+	bold, dim, plain := "\x1b[1m", "\x1b[2m", "\x1b[0m"
 	if !term.IsTerminal(int(os.Stdout.Fd())) {
-		bold, plain = "", ""
+		bold, dim, plain = "", "", ""
 	}
-	fmt.Printf("%s%-9s%s %s\n", bold, what, plain, how)
+	fmt.Printf("%s%5.1f s%s  %s%-9s%s %s\n", dim, time.Since(began).Seconds(), plain, bold, what, plain, how)
 }

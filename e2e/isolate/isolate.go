@@ -4,6 +4,7 @@
 package isolate
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -69,12 +70,12 @@ func outer(opt Options) int {
 	return code
 }
 
-func run(opt Options) (int, error) {
+func run(opt Options) (code int, err error) {
 	tmp, err := os.MkdirTemp("", "nomad-driver-jail-")
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	// Jails run as users who must reach what lies below.
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return 1, err
@@ -83,7 +84,7 @@ func run(opt Options) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	defer undo()
+	defer func() { err = errors.Join(err, undo()) }()
 	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
 	return wait(cmd, func(pid int) error { return connect(opt.Network, pid) })
 }

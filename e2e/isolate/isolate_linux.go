@@ -20,23 +20,23 @@ import (
 const (
 	inside  = "host0"
 	outside = "outside"
+	beside  = "njbeside" // the machine's end of its link with the host beside it
 )
 
 func executable() string { return "/proc/self/exe" }
 
-func command(opt Options, label string) (undo func(), cmd *exec.Cmd, err error) {
+func command(opt Options, label string) (undo func() error, cmd *exec.Cmd, err error) {
 	made, err := makeCgroups(label)
-	undo = func() { removeCgroups(made) }
 	if err != nil {
-		undo()
-		return nil, nil, err
+		return nil, nil, errors.Join(err, removeCgroups(made))
 	}
 	madeNetns := os.Mkdir("/run/netns", 0o755) == nil
-	undo = func() {
-		removeCgroups(made)
+	undo = func() error {
+		err := errors.Join(removeCgroups(made), disconnect(opt.Network))
 		if madeNetns {
-			os.Remove("/run/netns")
+			os.Remove("/run/netns") // which others may use by now
 		}
+		return err
 	}
 	// The child dies with the thread that started it, so that thread has to stay.
 	runtime.LockOSThread()
@@ -112,12 +112,26 @@ func connect(network Network, pid int) error {
 	if network != Beside {
 		return nil
 	}
-	const name = "njbeside"
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: inside, PeerNamespace: netlink.NsPid(pid)}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: beside}, PeerName: inside, PeerNamespace: netlink.NsPid(pid)}
 	if err := netlink.LinkAdd(pair); err != nil {
-		return fmt.Errorf("veth %s: %w", name, err)
+		return fmt.Errorf("veth %s: %w; does another such host run?", beside, err)
 	}
-	return address(name, "198.51.100.2/24")
+	return address(beside, "198.51.100.2/24")
+}
+
+// disconnect does what the end of the host does too, some time later.
+func disconnect(network Network) error {
+	if network != Beside {
+		return nil
+	}
+	link, err := netlink.LinkByName(beside)
+	if err != nil {
+		return nil // gone already
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("interface %s: %w", beside, err)
+	}
+	return nil
 }
 
 // neighbour makes another host and links this one to it.
