@@ -90,8 +90,13 @@ func furnish(opt Options) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	if err := unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, "mode=755"); err != nil {
-		return fmt.Errorf("mount /run/netns: %w", err)
+	for _, dir := range []string{"/run/netns", "/run/nomad-driver-jail"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+			return fmt.Errorf("mount %s: %w", dir, err)
+		}
 	}
 	if err := enterCgroups(os.Getenv(cgroupLabel)); err != nil {
 		return err
