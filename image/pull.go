@@ -164,7 +164,8 @@ func (s *Store) receive(ctx context.Context, l *link, parent string, report func
 			return nil
 		}
 		s.discard(l.tmp())
-		if !errors.Is(err, errRestart) || !patience.again(ctx, reached) {
+		var again *restart
+		if !errors.As(err, &again) || !patience.again(ctx, reached) {
 			return err
 		}
 		s.log.Debug("starting the download again", "image", l.ref.String(), "bytes", reached)
