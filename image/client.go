@@ -10,15 +10,48 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 )
 
-// client speaks to registries: static HTTP servers, and folders as file URLs.
-type client struct{ http *http.Client }
+// RegistryOptions say how registries are reached.
+type RegistryOptions struct {
+	// Mirrors has for a base URL others that are tried before it, in order.
+	Mirrors map[string][]string
+	// CAFile is a PEM file of certificate authorities that are trusted beside the system's.
+	CAFile string
+	// Proxy is the URL of an HTTP proxy; "" for what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
+	Proxy string
+	// AuthFile holds credentials as `podman login` and `docker login` write them. Only its owner may be able to read it. It is
+	// read for each pull.
+	AuthFile string
+	// Auth are credentials that go before those of AuthFile, by HOST[:PORT][/PATH] as there. They are sent over TLS only, or to
+	// keys that begin with http://.
+	Auth map[string]Credential
+}
 
-func newClient() *client {
+// client speaks to registries: static HTTP servers, and folders as file URLs.
+type client struct {
+	http    *http.Client
+	options RegistryOptions
+}
+
+func newClient(options RegistryOptions) (*client, error) {
+	roots, err := authorities(options.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	proxy := http.ProxyFromEnvironment
+	if options.Proxy != "" {
+		u, err := url.Parse(options.Proxy)
+		if err != nil || u.Host == "" {
+			return nil, errors.New("the proxy's URL in the plugin's configuration cannot be parsed; write http://host:port")
+		}
+		proxy = http.ProxyURL(u)
+	}
 	transport := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
+		Proxy:                 proxy,
+		TLSClientConfig:       &tls.Config{RootCAs: roots},
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: 30 * time.Second,
@@ -29,20 +62,42 @@ func newClient() *client {
 		ReadBufferSize:     64 << 10,
 	}
 	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
-	return &client{http: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}
+	c := &client{options: options}
+	c.http = &http.Client{Transport: transport, CheckRedirect: c.checkRedirect}
+	return c, nil
+}
+
+// authorities are nil, the system's, without a file.
+func authorities(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate authorities cannot be read: %w; see the plugin's configuration", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("%s has no certificate in PEM; see the plugin's configuration", file)
+	}
+	return pool, nil
 }
 
 const maxRedirects = 5
 
-// checkRedirect keeps a server from sending us to the host's own files or away from TLS.
-func checkRedirect(req *http.Request, via []*http.Request) error {
+// checkRedirect keeps a server from sending us to the host's own files or away from TLS, and credentials to another server.
+func (c *client) checkRedirect(req *http.Request, via []*http.Request) error {
 	switch from := via[len(via)-1].URL; {
 	case len(via) > maxRedirects:
 		return &refusal{fmt.Errorf("the registry redirects more than %d times, last to %s; give the URL that it ends at", maxRedirects, redactURL(req.URL))}
 	case from.Scheme != req.URL.Scheme && req.URL.Scheme != "https":
 		return &refusal{fmt.Errorf("the registry redirects from %s to %s, which is less safe; give the URL that it ends at", redactURL(from), redactURL(req.URL))}
 	}
-	return nil
+	req.Header.Del("Authorization")
+	return c.authorize(req)
 }
 
 // refusal is an answer that no further try will change.
@@ -82,6 +137,9 @@ func (c *client) get(ctx context.Context, file string, offset int64, validator s
 		if validator != "" {
 			req.Header.Set("If-Range", validator)
 		}
+	}
+	if err := c.authorize(req); err != nil {
+		return nil, &refusal{err}
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -14,6 +15,7 @@ import (
 // link is one stream of a pull: the image itself, or one that it is the difference from.
 type link struct {
 	ref      Reference
+	client   *client
 	base     string // where its manifest was found
 	manifest Manifest
 	before   int64 // bytes of the links before it
@@ -25,36 +27,41 @@ func (l *link) digits() string { return l.manifest.Digest[len(digestPrefix):] }
 // tmp is the name that the image has until it is whole, and that of its lock: a leftover is met by the next try.
 func (l *link) tmp() string { return "pull-" + l.digits()[:32] }
 
+// pull tries the mirrors and then the registry that the reference names.
 func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) (Image, error) {
-	l, err := s.manifest(ctx, ref)
+	c, err := s.client()
 	if err != nil {
 		return Image{}, err
 	}
+	for _, base := range s.bases(ref) {
+		if err = s.pullFrom(ctx, c, base, ref, report); err == nil {
+			return s.find(ctx, ref)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		s.log.Warn("image not pulled", "image", ref.String(), "from", base, "error", err)
+	}
+	return Image{}, err
+}
+
+// bases are the base URLs to try, the reference's own last: its failure is the one that is told.
+func (s *Store) bases(ref Reference) []string {
+	return slices.Concat(ref.Mirrors, s.options.Registry.Mirrors[ref.Base], []string{ref.Base})
+}
+
+func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) error {
+	l, err := s.manifest(ctx, c, base, ref)
+	if err != nil {
+		return err
+	}
 	l.total = l.manifest.Size
-	if err := s.fetch(ctx, l, "", report); err != nil {
-		return Image{}, err
-	}
-	return s.find(ctx, ref)
+	return s.fetch(ctx, l, "", report)
 }
 
-// manifest asks the registry and its mirrors what the image is.
-func (s *Store) manifest(ctx context.Context, ref Reference) (*link, error) {
-	var first error
-	for _, base := range ref.bases() {
-		l, err := s.manifestAt(ctx, ref, base)
-		if err == nil {
-			return l, nil
-		}
-		if first == nil {
-			first = err
-		}
-		s.log.Warn("no manifest", "image", ref.String(), "at", base, "error", err)
-	}
-	return nil, first
-}
-
-func (s *Store) manifestAt(ctx context.Context, ref Reference, base string) (*link, error) {
-	data, err := s.small(ctx, base+"/"+ref.fileName(".json"))
+// manifest asks a registry what the image is.
+func (s *Store) manifest(ctx context.Context, c *client, base string, ref Reference) (*link, error) {
+	data, err := s.small(ctx, c, base+"/"+ref.fileName(".json"))
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +72,7 @@ func (s *Store) manifestAt(ctx context.Context, ref Reference, base string) (*li
 	if err := s.accept(m, ref); err != nil {
 		return nil, err
 	}
-	return &link{ref: ref, base: base, manifest: m}, nil
+	return &link{ref: ref, client: c, base: base, manifest: m}, nil
 }
 
 // accept is this host's part of judging a manifest.
@@ -82,10 +89,10 @@ func (s *Store) accept(m Manifest, ref Reference) error {
 }
 
 // small reads a manifest or what comes with it, trying again while the registry fails in passing.
-func (s *Store) small(ctx context.Context, url string) ([]byte, error) {
+func (s *Store) small(ctx context.Context, c *client, url string) ([]byte, error) {
 	patience := newPatience(s.options.Limits.Retry)
 	for {
-		data, err := s.smallOnce(ctx, url)
+		data, err := s.smallOnce(ctx, c, url)
 		if err == nil || ctx.Err() != nil || !passing(err) || !patience.again(ctx, 0) {
 			return data, err
 		}
@@ -93,10 +100,10 @@ func (s *Store) small(ctx context.Context, url string) ([]byte, error) {
 	}
 }
 
-func (s *Store) smallOnce(ctx context.Context, url string) ([]byte, error) {
+func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Limits.Stall)
 	defer cancel()
-	return s.client.small(ctx, url, s.options.Limits.Manifest)
+	return c.small(ctx, url, s.options.Limits.Manifest)
 }
 
 // fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image that an
@@ -164,7 +171,8 @@ func (s *Store) receive(ctx context.Context, l *link, parent string, report func
 			return nil
 		}
 		s.discard(l.tmp())
-		if !errors.Is(err, errRestart) || !patience.again(ctx, reached) {
+		var again *restart
+		if !errors.As(err, &again) || !patience.again(ctx, reached) {
 			return err
 		}
 		s.log.Debug("starting the download again", "image", l.ref.String(), "bytes", reached)
@@ -176,7 +184,7 @@ func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patienc
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	src := &source{
-		ctx: ctx, client: s.client, url: l.base + "/" + l.ref.fileName(l.manifest.suffix()), size: l.manifest.Size,
+		ctx: ctx, client: l.client, url: l.base + "/" + l.ref.fileName(l.manifest.suffix()), size: l.manifest.Size,
 		hash: sha256.New(), patience: patience, stall: s.options.Limits.Stall, report: report,
 	}
 	defer src.Close()

@@ -183,9 +183,6 @@ func (r Reference) short() string { return r.Name + ":" + r.Tag }
 // fileName is the name of one of the image's published files, such as ".json".
 func (r Reference) fileName(suffix string) string { return r.Name + "_" + r.Tag + suffix }
 
-// bases are the base URLs to try, in order.
-func (r Reference) bases() []string { return append(append([]string{}, r.Mirrors...), r.Base) }
-
 // redactURL is for messages about a URL that a server chose.
 func redactURL(u *url.URL) string {
 	clean := *u

@@ -27,11 +27,13 @@ type source struct {
 	validator string
 	body      *watchedBody
 	delimited bool  // body's end is known from a connection's
+	broke     error // why the last response ended early
 	err       error // the end, once it came
 }
 
-// errRestart says that the bytes so far are of no use: the file has changed, or the server has no ranges.
-var errRestart = errors.New("the registry cannot go on with a download that broke off")
+// restart says that the bytes so far are of no use: after what broke the stream off, the file has changed, or the server has
+// no ranges.
+type restart struct{ error }
 
 func (s *source) Read(p []byte) (int, error) {
 	for s.err == nil {
@@ -54,14 +56,16 @@ func (s *source) Read(p []byte) (int, error) {
 // fail ends the stream, or ends this response only where the next may go on.
 func (s *source) fail(err error) {
 	s.drop()
+	var again *restart
 	switch {
 	case errors.Is(err, io.EOF):
 		s.err = io.EOF
 	case s.ctx.Err() != nil:
 		s.err = context.Cause(s.ctx)
-	case !passing(err) || errors.Is(err, errRestart) || !s.patience.again(s.ctx, s.offset):
+	case !passing(err) || errors.As(err, &again) || !s.patience.again(s.ctx, s.offset):
 		s.err = err
 	}
+	s.broke = err
 }
 
 func (s *source) drop() {
@@ -104,7 +108,7 @@ func (s *source) open() error {
 	s.body = watch(resp.Body, cancel, s.stall)
 	s.delimited = resp.ProtoMajor > 1 || resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
 	if s.offset > 0 && !s.continues(resp) {
-		return errRestart
+		return &restart{s.broke}
 	}
 	if s.offset == 0 {
 		s.validator = validator(resp.Header)

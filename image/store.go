@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -24,6 +25,7 @@ type Options struct {
 	// OS and Arch are what images must be for; "" for this program's own.
 	OS, Arch string
 	Limits   Limits
+	Registry RegistryOptions
 }
 
 // Limits bound what a registry can make the host do. Zero values stand for the defaults.
@@ -59,7 +61,7 @@ func (l Limits) withDefaults() Limits {
 type Store struct {
 	backend storage.Backend
 	options Options
-	client  *client
+	client  func() (*client, error) // an error is of the options
 	log     hclog.Logger
 	flights flights
 	known   known
@@ -80,7 +82,8 @@ func New(backend storage.Backend, options Options) *Store {
 		options.Arch = runtime.GOARCH
 	}
 	options.Limits = options.Limits.withDefaults()
-	return &Store{backend: backend, options: options, client: newClient(), log: options.Logger}
+	return &Store{backend: backend, options: options, log: options.Logger,
+		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry) })}
 }
 
 // Image is one in the store, as one of its references names it.
