@@ -80,6 +80,9 @@ func (k *task) create() {
 		k.t.Fatal(err)
 	}
 	k.t.Cleanup(func() {
+		_ = jail.Kill(k.dir)
+		k.out.text() // unread lines would make the shim linger
+		k.err.text()
 		if err := jail.Remove(k.spec.Name); err != nil {
 			k.t.Error(err)
 		}
@@ -166,16 +169,17 @@ func (f *fifo) text() string {
 	}
 }
 
-// until reads until what came has want in it.
-func (f *fifo) until(want string) {
+// until reads until what came has want in it, and returns that.
+func (f *fifo) until(want string) string {
 	f.t.Helper()
 	var got string
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if got += f.text(); strings.Contains(got, want) {
-			return
+			return got
 		}
 	}
 	f.t.Fatalf("no %q within 10 s, but %q", want, got)
+	return ""
 }
 
 func TestFirstProcess(t *testing.T) {

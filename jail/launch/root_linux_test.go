@@ -29,7 +29,7 @@ func testRoot(t testing.TB) string {
 	program, err := os.ReadFile(busybox)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(root, "bin/busybox"), program, 0o755))
-	for _, name := range []string{"sh", "sleep", "cat", "id", "ps", "stty", "hostname", "ls", "head", "mount", "mknod", "ip", "kill"} {
+	for _, name := range []string{"sh", "sleep", "cat", "id", "ps", "stty", "hostname", "ls", "head", "mount", "mknod", "ip", "kill", "grep", "cut", "wc", "sed", "readlink"} {
 		must(t, os.Symlink("/bin/busybox", filepath.Join(root, "bin", name)))
 	}
 	writeImageFiles(t, root)
