@@ -313,3 +313,18 @@ func outgoingMTU() int {
 	}
 	return defaultMTU
 }
+
+// everyAddress is what to bind to find that a port is in use.
+func everyAddress() []netip.Addr {
+	all := []netip.Addr{netip.IPv6Unspecified(), netip.IPv4Unspecified()}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return all
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			all = append(all, p.Addr())
+		}
+	}
+	return all
+}

@@ -267,3 +267,8 @@ func (n *Network) setSysctl(name, value string) error {
 	n.log.Info("setting sysctl", "name", strings.ReplaceAll(name, "/", "."), "value", value)
 	return os.WriteFile(path, []byte(value), 0)
 }
+
+// everyAddress is what to bind to find that a port is in use.
+func everyAddress() []netip.Addr {
+	return []netip.Addr{netip.IPv6Unspecified(), netip.IPv4Unspecified()}
+}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -51,31 +52,80 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 	if err := netlink.LinkSetHairpin(pair, true); err != nil {
 		return fmt.Errorf("hairpin mode: %w", err)
 	}
-	return n.configureInside(cell, a)
+	if err := n.configureInside(cell, pair, a); err != nil {
+		return err
+	}
+	return introduce(bridge, a)
 }
 
-func (n *Network) configureInside(cell netns.NsHandle, a Attachment) error {
+// introduce tells the host who has the addresses now. It may still be asking
+// after a former bearer, and would ask again only in a second.
+func introduce(bridge netlink.Link, a Attachment) error {
+	for _, ip := range []netip.Addr{a.IPv4, a.IPv6} {
+		if !ip.IsValid() {
+			continue
+		}
+		err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex:    bridge.Attrs().Index,
+			State:        netlink.NUD_REACHABLE,
+			IP:           ip.AsSlice(),
+			HardwareAddr: hardwareAddr(a.IPv4, 'b'),
+		})
+		if err != nil {
+			return fmt.Errorf("neighbour %s: %w", ip, err)
+		}
+	}
+	return nil
+}
+
+func (n *Network) configureInside(cell netns.NsHandle, outer netlink.Link, a Attachment) error {
 	in, err := netlink.NewHandleAt(cell, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	for _, name := range []string{"lo", insideName} {
-		link, err := in.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("%s in the jail: %w", name, err)
-		}
-		if err := in.LinkSetUp(link); err != nil {
-			return fmt.Errorf("%s in the jail: %w", name, err)
-		}
-		if name == insideName {
-			err = n.configureAddresses(in, link, a)
-		}
-		if err != nil {
-			return fmt.Errorf("%s in the jail: %w", name, err)
-		}
+	loopback, err := in.LinkByName("lo")
+	if err == nil {
+		err = in.LinkSetUp(loopback)
+	}
+	if err != nil {
+		return fmt.Errorf("lo in the jail: %w", err)
+	}
+	inner, err := in.LinkByName(insideName)
+	if err == nil {
+		err = in.LinkSetUp(inner)
+	}
+	if err == nil {
+		err = n.configureAddresses(in, inner, a)
+	}
+	if err == nil {
+		err = awaitOperational(in, inner, outer)
+	}
+	if err != nil {
+		return fmt.Errorf("%s in the jail: %w", insideName, err)
 	}
 	return nil
+}
+
+// awaitOperational: the kernel notices a carrier in the background, and until
+// then the ends and the bridge drop packets. A task's first connection would
+// be a second late.
+func awaitOperational(in *netlink.Handle, inner, outer netlink.Link) error {
+	const limit, pause = 2 * time.Second, 200 * time.Microsecond
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(pause) {
+		i, err := in.LinkByIndex(inner.Attrs().Index)
+		if err != nil {
+			return err
+		}
+		o, err := netlink.LinkByIndex(outer.Attrs().Index)
+		if err != nil {
+			return err
+		}
+		if i.Attrs().OperState == netlink.OperUp && o.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+	}
+	return errors.New("the pair does not come up")
 }
 
 func (n *Network) configureAddresses(in *netlink.Handle, link netlink.Link, a Attachment) error {

@@ -90,17 +90,23 @@ func (n *Network) unused(p PortMap) error {
 	return fmt.Errorf("port %q: host port %s: %w", p.Label, p.host(), err)
 }
 
-// tryBind binds without listening, so that nobody connects to it.
+// tryBind binds without listening, so that nobody connects to it. FreeBSD lets
+// one address be bound beside all of them, so each is tried there.
 func tryBind(p PortMap) error {
-	if ip := p.hostIP(); ip.IsValid() {
-		return bindOnce(p.Proto, netip.AddrPortFrom(ip, p.HostPort))
+	ips := []netip.Addr{p.hostIP()}
+	if !ips[0].IsValid() {
+		ips = everyAddress()
 	}
-	err := bindOnce(p.Proto, netip.AddrPortFrom(netip.IPv6Unspecified(), p.HostPort))
-	if errors.Is(err, unix.EADDRINUSE) {
-		return err
+	for _, ip := range ips {
+		err := bindOnce(p.Proto, netip.AddrPortFrom(ip, p.HostPort))
+		if ip.IsUnspecified() && err != nil && !errors.Is(err, unix.EADDRINUSE) {
+			continue // the host lacks a family
+		}
+		if err != nil {
+			return err
+		}
 	}
-	// Also where the host has no IPv6.
-	return bindOnce(p.Proto, netip.AddrPortFrom(netip.IPv4Unspecified(), p.HostPort))
+	return nil
 }
 
 func bindOnce(proto string, at netip.AddrPort) error {
