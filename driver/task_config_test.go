@@ -149,8 +149,8 @@ func TestPortMaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(p.ports) != 2 || p.ports[0].Proto != "tcp" || p.ports[1].Proto != "udp" {
-		t.Fatalf("want the port on tcp and udp, got %+v", p.ports)
+	if len(p.ports) != 4 || p.ports[0].Proto != "tcp" || p.ports[1].Proto != "udp" || !p.ports[2].HostIP.IsLoopback() {
+		t.Fatalf("want the port on tcp and udp, at the address and at localhost, got %+v", p.ports)
 	}
 	if m := p.ports[0]; m.HostPort != 22000 || m.TaskPort != 80 || m.HostIP.String() != "192.0.2.1" {
 		t.Errorf("got %+v", m)

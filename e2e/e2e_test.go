@@ -53,7 +53,7 @@ func run(m *testing.M, options site.Options, keep string) int {
 	}
 	code := m.Run()
 	if keep != "" {
-		if err := os.CopyFS(keep, os.DirFS(here.Cluster.Dir)); err != nil {
+		if err := here.KeepLogs(keep); err != nil {
 			complain(err)
 		}
 	}

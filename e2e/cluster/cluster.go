@@ -184,6 +184,15 @@ func (c *Cluster) collect() error {
 	return nil // of jobs that still run
 }
 
+// KeepLogs copies the agents' logs to a folder.
+func (c *Cluster) KeepLogs(folder string) error {
+	logs, err := filepath.Glob(filepath.Join(c.Dir, "*.log"))
+	for _, log := range logs {
+		err = errors.Join(err, copyFile(log, filepath.Join(folder, filepath.Base(log))))
+	}
+	return err
+}
+
 // Log returns the last lines of an agent's log: "consul", "both", "server" or "client".
 func (c *Cluster) Log(agent string, lines int) string {
 	text, _ := os.ReadFile(filepath.Join(c.Dir, agent+".log"))
