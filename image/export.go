@@ -16,6 +16,8 @@ import (
 type ExportOptions struct {
 	// Compression is "zstd" unless it says otherwise.
 	Compression string
+	// Key signs the manifest, unless it is nil.
+	Key *SecretKey
 	// Progress is told of bytes before compression; Total is an estimate.
 	Progress func(Progress)
 }
@@ -54,7 +56,7 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 	if err != nil {
 		return m, err
 	}
-	if err := writeManifest(dir, img.Reference, m); err != nil {
+	if err := writeManifest(dir, img.Reference, m, opt.Key); err != nil {
 		return m, err
 	}
 	if img.Reference.Base != "" {
@@ -85,15 +87,35 @@ func (s *Store) writeStream(ctx context.Context, img Image, m *Manifest, w io.Wr
 	return nil
 }
 
-func writeManifest(dir string, ref Reference, m Manifest) error {
+// writeManifest leaves no signature of an earlier manifest.
+func writeManifest(dir string, ref Reference, m Manifest, key *SecretKey) error {
 	data, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
 	}
-	return create(filepath.Join(dir, ref.fileName(".json")), func(w io.Writer) error {
-		_, err := w.Write(append(data, '\n'))
-		return err
-	})
+	data = append(data, '\n')
+	signature := filepath.Join(dir, ref.fileName(signatureSuffix))
+	if key == nil {
+		err = os.Remove(signature)
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	} else {
+		err = createWith(signature, key.sign(data))
+	}
+	return errors.Join(err, createWith(filepath.Join(dir, ref.fileName(".json")), data))
+}
+
+// Sign signs the manifest of an image that was exported into dir.
+func Sign(dir string, ref Reference, key SecretKey) error {
+	data, err := os.ReadFile(filepath.Join(dir, ref.fileName(".json")))
+	if err != nil {
+		return fmt.Errorf("image %s: %w; export it first", ref.short(), err)
+	}
+	if _, err := parseManifest(data, ref); err != nil {
+		return fmt.Errorf("image %s: %w", ref.short(), err)
+	}
+	return createWith(filepath.Join(dir, ref.fileName(signatureSuffix)), key.sign(data))
 }
 
 // counter counts what goes through it.
@@ -133,4 +155,11 @@ func create(path string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+func createWith(path string, data []byte) error {
+	return create(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
@@ -18,8 +19,9 @@ type link struct {
 	client   *client
 	base     string // where its manifest was found
 	manifest Manifest
-	before   int64 // bytes of the links before it
-	total    int64 // bytes of all links
+	signedBy string // ID of the key, "" without a signature
+	before   int64  // bytes of the links before it
+	total    int64  // bytes of all links
 }
 
 func (l *link) digits() string { return l.manifest.Digest[len(digestPrefix):] }
@@ -65,6 +67,10 @@ func (s *Store) manifest(ctx context.Context, c *client, base string, ref Refere
 	if err != nil {
 		return nil, err
 	}
+	signer, err := s.signer(ctx, c, base, ref, data)
+	if err != nil {
+		return nil, err
+	}
 	m, err := parseManifest(data, ref)
 	if err != nil {
 		return nil, err
@@ -72,7 +78,28 @@ func (s *Store) manifest(ctx context.Context, c *client, base string, ref Refere
 	if err := s.accept(m, ref); err != nil {
 		return nil, err
 	}
-	return &link{ref: ref, client: c, base: base, manifest: m}, nil
+	return &link{ref: ref, client: c, base: base, manifest: m, signedBy: signer}, nil
+}
+
+// signer is the ID of the key that signed the manifest, where this host wants that.
+func (s *Store) signer(ctx context.Context, c *client, base string, ref Reference, manifest []byte) (string, error) {
+	trust, err := s.trust()
+	if err != nil {
+		return "", err
+	}
+	if len(trust) == 0 {
+		s.log.Info("the image's origin is not verified: no keys are configured", "image", ref.String())
+		return "", nil
+	}
+	text, err := s.small(ctx, c, base+"/"+ref.fileName(signatureSuffix))
+	var missing *statusError
+	if errors.As(err, &missing) && missing.code == http.StatusNotFound {
+		return "", fmt.Errorf("its manifest is not signed, the registry has no %s, and this host takes signed images only; sign it with: image sign", missing.url)
+	}
+	if err != nil {
+		return "", err
+	}
+	return verify(manifest, text, trust)
 }
 
 // accept is this host's part of judging a manifest.
@@ -114,7 +141,7 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 		return err
 	}
 	defer lock.release()
-	r := record{Reference: l.ref.unpinned(), Manifest: l.manifest}
+	r := record{Reference: l.ref.unpinned(), Manifest: l.manifest, SignedBy: l.signedBy}
 	here, err := s.findDigest(ctx, l.manifest.Digest)
 	switch {
 	case err == nil:
