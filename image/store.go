@@ -119,7 +119,7 @@ type EnsureOptions struct {
 
 // Ensure returns the image of that reference, from the store or else from its registry. However many goroutines and
 // processes ask at the same time, it is downloaded once. An error is one sentence that names the image, what was wrong with
-// what, and the way out; the store is then as it was.
+// what, and the way out; the store is then as it was, but for images below the wanted one that had come whole.
 func (s *Store) Ensure(ctx context.Context, ref Reference, opt EnsureOptions) (Image, error) {
 	img, err := s.ensure(ctx, ref, opt)
 	if err != nil {
