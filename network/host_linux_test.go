@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
+func testForwarder() []string { return nil }
+
 // hostSeenAs is whom a task sees when the host connects to its own address.
 func hostSeenAs(_ netip.Addr, own string) string { return own }
 
@@ -62,8 +64,21 @@ func newHost(t testing.TB) (client *cell) {
 		ip(t, "link set up0 up")
 		ip(t, "addr add "+clientIP+"/24 dev up0")
 		ip(t, "addr add "+clientIP6+"/64 dev up0 nodad")
+		awaitUp(t, "up0")
 	})
+	awaitUp(t, "up0")
 	return client
+}
+
+func awaitUp(t testing.TB, dev string) {
+	t.Helper()
+	for range 100 {
+		if strings.Contains(ip(t, "link show dev "+dev), "state UP") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s does not come up", dev)
 }
 
 // cell is a network namespace.
@@ -141,7 +156,7 @@ func (c *cell) serve(t testing.TB, proto, server string, port uint16) {
 	})
 }
 
-func (c *cell) dial(proto, to string) (conn talker, err error) {
+func (c *cell) dial(_ testing.TB, proto, to string) (conn talker, err error) {
 	if e := c.do(func() { conn, err = dialHere(proto, to) }); e != nil {
 		return nil, e
 	}

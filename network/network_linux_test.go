@@ -30,7 +30,7 @@ func TestLoopback6(t *testing.T) {
 	newHost(t)
 	n := prepared(t, nil)
 	attach(t, n, 1, port("tcp", "", 8080, 80))
-	if _, err := ask(nil, "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := ask(t, nil, "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("%v, want it refused at once", err)
 	}
 }

@@ -110,8 +110,8 @@ func dialHere(proto, to string) (talker, error) {
 	return hostTalker{c}, nil
 }
 
-func ask(c *cell, proto, to string) (string, error) {
-	conn, err := c.dial(proto, to)
+func ask(t testing.TB, c *cell, proto, to string) (string, error) {
+	conn, err := c.dial(t, proto, to)
 	if err != nil {
 		return "", err
 	}
@@ -121,7 +121,7 @@ func ask(c *cell, proto, to string) (string, error) {
 
 func dial(t testing.TB, c *cell, proto, to string) talker {
 	t.Helper()
-	conn, err := c.dial(proto, to)
+	conn, err := c.dial(t, proto, to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func dial(t testing.TB, c *cell, proto, to string) talker {
 
 func wantAnswer(t testing.TB, what string, c *cell, proto, to, want string) {
 	t.Helper()
-	got, err := ask(c, proto, to)
+	got, err := ask(t, c, proto, to)
 	if err != nil || got != want {
 		t.Errorf("%s: %s %s: %q, %v; want %q", what, proto, to, got, err, want)
 	}
@@ -139,7 +139,7 @@ func wantAnswer(t testing.TB, what string, c *cell, proto, to, want string) {
 
 func wantNoAnswer(t testing.TB, what string, c *cell, proto, to string) {
 	t.Helper()
-	if got, err := ask(c, proto, to); err == nil {
+	if got, err := ask(t, c, proto, to); err == nil {
 		t.Errorf("%s: %s %s answers %q", what, proto, to, got)
 	}
 }
@@ -485,7 +485,7 @@ func TestAddressAgain(t *testing.T) {
 		web.serve(t, "tcp", taskN(i), 80)
 		for what, from := range map[string]*cell{"the host": nil, "a jail": other} {
 			start := time.Now()
-			if got, err := ask(from, "tcp", a.IPv4.String()+":80"); err != nil || !strings.HasPrefix(got, taskN(i)) {
+			if got, err := ask(t, from, "tcp", a.IPv4.String()+":80"); err != nil || !strings.HasPrefix(got, taskN(i)) {
 				t.Errorf("%s: %q, %v", taskN(i), got, err)
 			}
 			if d := time.Since(start); d > time.Second {
