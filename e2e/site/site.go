@@ -260,6 +260,8 @@ func (o *Options) Audit() (audit.State, error) {
 	state["cgroup"] = slices.DeleteFunc(state["cgroup"], func(c string) bool {
 		return strings.Contains(c, "/nomad") && !strings.Contains(c, "nomad-driver-jail")
 	})
+	// So does go-plugin with the socket of a plugin that was killed.
+	state["file"] = slices.DeleteFunc(state["file"], func(f string) bool { return strings.HasPrefix(filepath.Base(f), "plugin") })
 	return state, err
 }
 
