@@ -70,7 +70,7 @@ faulty: shim ## build a plugin that the tests can crash at each step
 
 .PHONY: e2e
 e2e: all faulty ## run every example job, and every mistake in one, with real agents
-	$(TEST) -v -timeout 20m ./e2e -faulty "$$PWD/bin/nomad-driver-jail-faulty"
+	$(TEST) -v -timeout 20m -parallel 6 ./e2e -faulty "$$PWD/bin/nomad-driver-jail-faulty"
 
 .PHONY: soak
 soak: all faulty ## start, stop and crash for hours; ROUNDS= says how often

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -22,6 +23,24 @@ import (
 
 // StartTask implements drivers.DriverPlugin. A start that fails leaves the host as it was.
 func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	handle, network, err := d.startTask(cfg)
+	if err != nil {
+		releaseLogs(cfg)
+	}
+	return handle, network, err
+}
+
+// releaseLogs opens and closes Nomad's log pipes: their readers hold up the end of an alloc by seconds if nobody ever
+// wrote.
+func releaseLogs(cfg *drivers.TaskConfig) {
+	for _, path := range []string{cfg.StdoutPath, cfg.StderrPath} {
+		if f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			f.Close()
+		}
+	}
+}
+
+func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
 	if _, err := d.task(cfg.ID); err == nil {
 		return nil, nil, fmt.Errorf("task %s is started already", cfg.ID)
 	}

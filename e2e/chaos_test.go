@@ -94,6 +94,9 @@ func nothingHeld(t *testing.T) {
 func TestSoak(t *testing.T) {
 	t.Logf("-seed %d", *seed)
 	random := rand.New(rand.NewPCG(*seed, 0))
+	first := persistent(t, "/bin/true") // has the image here before the first look
+	complete(t, first)
+	stop(t, first)
 	before, err := here.Audit()
 	must(t, err)
 	for round := range *rounds {

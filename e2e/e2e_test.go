@@ -136,6 +136,16 @@ func ended(t testing.TB, job *cluster.Job) *nomad.Allocation {
 	return alloc
 }
 
+// complete waits until a job's alloc has ended well.
+func complete(t testing.TB, job *cluster.Job) *nomad.Allocation {
+	t.Helper()
+	alloc := ended(t, job)
+	if alloc.ClientStatus != nomad.AllocClientStatusComplete {
+		t.Fatalf("the alloc is %s", cluster.Describe(alloc.ClientStatus, alloc.TaskStates))
+	}
+	return alloc
+}
+
 // shell runs a shell command in a task that must succeed, and returns its trimmed output.
 func shell(t testing.TB, alloc *nomad.Allocation, task, command string) string {
 	t.Helper()

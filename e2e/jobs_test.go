@@ -284,7 +284,6 @@ func testCPULimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%+v", stats)
 		if usage := stats.Tasks["busy"]; usage != nil && usage.ResourceUsage != nil {
 			ticks, memory = usage.ResourceUsage.CpuStats.TotalTicks, float64(usage.ResourceUsage.MemoryStats.RSS)
 		}

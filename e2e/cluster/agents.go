@@ -53,6 +53,10 @@ advertise {
   serf = "127.0.0.1"
 }
 
+telemetry {
+  publish_allocation_metrics = true # without it there is no nomad alloc status -stats
+}
+
 limits {
   http_max_conns_per_client = 0
 }
