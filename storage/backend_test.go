@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -518,6 +519,28 @@ func TestQuota(t *testing.T) {
 	if _, err := newDirectory(t).Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a", Quota: 1}); err == nil || !strings.Contains(err.Error(), "ZFS") {
 		t.Errorf("a directory with a quota: %v", err)
 	}
+}
+
+// TestRemoveUndeletable removes what a task protected from removal.
+func TestRemoveUndeletable(t *testing.T) {
+	both(t, func(t *testing.T, b Backend) {
+		makeImage(t, b, "i", "", nil, "dir/file", "text")
+		root, err := b.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		protect := []string{"chattr", "+i", root + "/dir/file", root + "/dir"}
+		if runtime.GOOS == "freebsd" {
+			protect = []string{"chflags", "uchg", root + "/dir/file", root + "/dir"}
+		}
+		if out, err := exec.Command(protect[0], protect[1:]...).CombinedOutput(); err != nil {
+			t.Logf("this file system has no such flags: %s", out)
+		}
+		removeTask(t, b, "nja")
+		if tasks, err := b.Tasks(t.Context()); err != nil || len(tasks) > 0 {
+			t.Errorf("tasks %v, %v", tasks, err)
+		}
+	})
 }
 
 // TestPotLayout is about images whose root is a folder in them.

@@ -205,7 +205,15 @@ func (d *Directory) remove(kind, name string) error {
 		return err
 	}
 	defer parent.Close()
-	return parent.RemoveAll(name)
+	err = parent.RemoveAll(name)
+	if errors.Is(err, syscall.EPERM) {
+		// Flags of files bind even root, and a task may have set some.
+		if err := clearFlags(d.path(kind, name)); err != nil {
+			return err
+		}
+		err = parent.RemoveAll(name)
+	}
+	return err
 }
 
 func (d *Directory) Temporary(context.Context) ([]string, error) { return d.names("incoming") }
@@ -348,7 +356,9 @@ func (d *Directory) Clone(ctx context.Context, id, name string, opt CloneOptions
 		err = d.copyImage(id, dir)
 	}
 	if err != nil {
-		return "", errors.Join(err, d.RemoveTask(context.WithoutCancel(ctx), name))
+		clean, cancel := cleanup(ctx)
+		defer cancel()
+		return "", errors.Join(err, d.RemoveTask(clean, name))
 	}
 	return d.TaskRoot(name), nil
 }

@@ -13,9 +13,6 @@ import (
 	"time"
 )
 
-// cleanupTime is for removing what a failed step made, when its own ctx may have ended.
-const cleanupTime = time.Minute
-
 func (z *ZFS) Receive(ctx context.Context, tmp, base string, stream io.Reader) error {
 	if err := valid("image", tmp); err != nil {
 		return err
@@ -53,7 +50,7 @@ func (z *ZFS) Receive(ctx context.Context, tmp, base string, stream io.Reader) e
 		return nil
 	}
 	pipes.abandon()
-	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	clean, cancel := cleanup(ctx)
 	defer cancel()
 	return errors.Join(err, z.Discard(clean, tmp))
 }
