@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
@@ -18,8 +19,9 @@ type link struct {
 	client   *client
 	base     string // where its manifest was found
 	manifest Manifest
-	before   int64 // bytes of the links before it
-	total    int64 // bytes of all links
+	signedBy string // ID of the key, "" without a signature
+	before   int64  // bytes of the links before it
+	total    int64  // bytes of all links
 }
 
 func (l *link) digits() string { return l.manifest.Digest[len(digestPrefix):] }
@@ -51,17 +53,69 @@ func (s *Store) bases(ref Reference) []string {
 }
 
 func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) error {
-	l, err := s.manifest(ctx, c, base, ref)
+	links, parent, err := s.chain(ctx, c, base, ref)
 	if err != nil {
 		return err
 	}
-	l.total = l.manifest.Size
-	return s.fetch(ctx, l, "", report)
+	var total int64
+	for _, l := range links {
+		total += l.manifest.Size
+	}
+	var before int64
+	for _, l := range slices.Backward(links) {
+		l.before, l.total = before, total
+		if parent, err = s.fetch(ctx, l, parent, report); err != nil {
+			return l.explain(ref, err)
+		}
+		before += l.manifest.Size
+	}
+	return nil
+}
+
+// maxChain is how many incremental images may stand on each other.
+const maxChain = 32
+
+// chain is the image and those below it that are not in the store, down to one that is, whose ID it returns, or to a whole
+// one. All manifests are judged before any stream is asked for.
+func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference) (links []*link, parent string, err error) {
+	for next := ref; ; {
+		l, err := s.manifest(ctx, c, base, next)
+		if err != nil {
+			return nil, "", (&link{ref: next}).explain(ref, err)
+		}
+		links = append(links, l)
+		if l.manifest.Parent == "" {
+			return links, "", nil
+		}
+		if len(links) > maxChain {
+			return nil, "", fmt.Errorf("more than %d images stand on each other below it; export it whole", maxChain)
+		}
+		if next, err = ParseReference(l.manifest.Parent); err != nil {
+			return nil, "", err
+		}
+		next.Base = ref.Base
+		here, err := s.findDigest(ctx, next.Digest)
+		if !errors.Is(err, errNotHere) {
+			return links, here.ID, err
+		}
+	}
+}
+
+// explain says of which image below the wanted one an error is.
+func (l *link) explain(wanted Reference, err error) error {
+	if l.ref.unpinned() == wanted.unpinned() {
+		return err
+	}
+	return fmt.Errorf("below it, image %s: %w", l.ref.short(), err)
 }
 
 // manifest asks a registry what the image is.
 func (s *Store) manifest(ctx context.Context, c *client, base string, ref Reference) (*link, error) {
 	data, err := s.small(ctx, c, base+"/"+ref.fileName(".json"))
+	if err != nil {
+		return nil, err
+	}
+	signer, err := s.signer(ctx, c, base, ref, data)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +126,28 @@ func (s *Store) manifest(ctx context.Context, c *client, base string, ref Refere
 	if err := s.accept(m, ref); err != nil {
 		return nil, err
 	}
-	return &link{ref: ref, client: c, base: base, manifest: m}, nil
+	return &link{ref: ref, client: c, base: base, manifest: m, signedBy: signer}, nil
+}
+
+// signer is the ID of the key that signed the manifest, where this host wants that.
+func (s *Store) signer(ctx context.Context, c *client, base string, ref Reference, manifest []byte) (string, error) {
+	trust, err := s.trust()
+	if err != nil {
+		return "", err
+	}
+	if len(trust) == 0 {
+		s.log.Info("the image's origin is not verified: no keys are configured", "image", ref.String())
+		return "", nil
+	}
+	text, err := s.small(ctx, c, base+"/"+ref.fileName(signatureSuffix))
+	var missing *statusError
+	if errors.As(err, &missing) && missing.code == http.StatusNotFound {
+		return "", fmt.Errorf("its manifest is not signed, the registry has no %s, and this host takes signed images only; sign it with: image sign", missing.url)
+	}
+	if err != nil {
+		return "", err
+	}
+	return verify(manifest, text, trust)
 }
 
 // accept is this host's part of judging a manifest.
@@ -106,21 +181,21 @@ func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, e
 	return c.small(ctx, url, s.options.Limits.Manifest)
 }
 
-// fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image that an
-// incremental stream stands on.
-func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) error {
+// fetch makes sure that the link's image is in the store, under its reference, and returns its ID. parent is that of the image
+// that an incremental stream stands on.
+func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (id string, err error) {
 	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer lock.release()
-	r := record{Reference: l.ref.unpinned(), Manifest: l.manifest}
+	r := record{Reference: l.ref.unpinned(), Manifest: l.manifest, SignedBy: l.signedBy}
 	here, err := s.findDigest(ctx, l.manifest.Digest)
 	switch {
 	case err == nil:
-		return s.setName(ctx, here.ID, r)
+		return here.ID, s.setName(ctx, here.ID, r)
 	case !errors.Is(err, errNotHere):
-		return err
+		return "", err
 	}
 	tell := func(bytes int64) {
 		p := Progress{Bytes: l.before + bytes, Total: l.total}
@@ -128,9 +203,9 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 		report(p)
 	}
 	if err := s.receive(ctx, l, parent, tell); err != nil {
-		return err
+		return "", err
 	}
-	return s.commit(ctx, l, r)
+	return l.digits(), s.commit(ctx, l, r)
 }
 
 func (s *Store) commit(ctx context.Context, l *link, r record) error {

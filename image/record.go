@@ -14,6 +14,7 @@ import (
 type record struct {
 	Reference string   `json:"reference"` // without digest
 	Manifest  Manifest `json:"manifest"`
+	SignedBy  string   `json:"signed_by,omitempty"`
 }
 
 const (

@@ -26,6 +26,9 @@ type Options struct {
 	OS, Arch string
 	Limits   Limits
 	Registry RegistryOptions
+	// Keys are public keys of signify or minisign, as paths of their files or as the base64 line in one. With any, images need
+	// a signature by one of them.
+	Keys []string
 }
 
 // Limits bound what a registry can make the host do. Zero values stand for the defaults.
@@ -62,6 +65,7 @@ type Store struct {
 	backend storage.Backend
 	options Options
 	client  func() (*client, error) // an error is of the options
+	trust   func() (trust, error)
 	log     hclog.Logger
 	flights flights
 	known   known
@@ -83,7 +87,8 @@ func New(backend storage.Backend, options Options) *Store {
 	}
 	options.Limits = options.Limits.withDefaults()
 	return &Store{backend: backend, options: options, log: options.Logger,
-		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry) })}
+		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry) }),
+		trust:  sync.OnceValues(func() (trust, error) { return newTrust(options.Keys) })}
 }
 
 // Image is one in the store, as one of its references names it.
@@ -100,6 +105,8 @@ type Image struct {
 	// Clones are the tasks and images that stand on it.
 	Clones   []string
 	LastUsed time.Time
+	// SignedBy is the ID of the key whose signature was verified, "" without one.
+	SignedBy string
 }
 
 // EnsureOptions are a caller's wishes for one image.
@@ -112,7 +119,7 @@ type EnsureOptions struct {
 
 // Ensure returns the image of that reference, from the store or else from its registry. However many goroutines and
 // processes ask at the same time, it is downloaded once. An error is one sentence that names the image, what was wrong with
-// what, and the way out; the store is then as it was.
+// what, and the way out; the store is then as it was, but for images below the wanted one that had come whole.
 func (s *Store) Ensure(ctx context.Context, ref Reference, opt EnsureOptions) (Image, error) {
 	img, err := s.ensure(ctx, ref, opt)
 	if err != nil {
@@ -126,9 +133,13 @@ func (s *Store) ensure(ctx context.Context, ref Reference, opt EnsureOptions) (I
 	if err := ref.validate(); err != nil {
 		return Image{}, err
 	}
+	trust, err := s.trust()
+	if err != nil {
+		return Image{}, err
+	}
 	if !opt.ForcePull || ref.Digest != "" {
 		img, err := s.findKnown(ctx, ref)
-		if !errors.Is(err, errNotHere) {
+		if err == nil && trust.accepts(img) || err != nil && !errors.Is(err, errNotHere) {
 			return img, err
 		}
 	}
@@ -188,7 +199,7 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 				continue
 			}
 			named := img
-			named.Reference, named.Manifest = ref, r.Manifest
+			named.Reference, named.Manifest, named.SignedBy = ref, r.Manifest, r.SignedBy
 			list = append(list, named)
 		}
 		if len(rs) == 0 {

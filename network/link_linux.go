@@ -47,13 +47,13 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 	if err := netlink.LinkSetAlias(pair, n.describe(req.TaskID)); err != nil {
 		return fmt.Errorf("alias: %w", err)
 	}
+	if err := n.configureInside(cell, a, pair, bridge); err != nil {
+		return err
+	}
 	// With br_netfilter a packet to the task's own port of the host is
 	// redirected inside the bridge and must leave where it came from.
 	if err := netlink.LinkSetHairpin(pair, true); err != nil {
 		return fmt.Errorf("hairpin mode: %w", err)
-	}
-	if err := n.configureInside(cell, pair, a); err != nil {
-		return err
 	}
 	return introduce(bridge, a)
 }
@@ -78,7 +78,7 @@ func introduce(bridge netlink.Link, a Attachment) error {
 	return nil
 }
 
-func (n *Network) configureInside(cell netns.NsHandle, outer netlink.Link, a Attachment) error {
+func (n *Network) configureInside(cell netns.NsHandle, a Attachment, outside ...netlink.Link) error {
 	in, err := netlink.NewHandleAt(cell, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (n *Network) configureInside(cell netns.NsHandle, outer netlink.Link, a Att
 		err = n.configureAddresses(in, inner, a)
 	}
 	if err == nil {
-		err = awaitOperational(in, inner, outer)
+		err = awaitOperational(in, inner, outside)
 	}
 	if err != nil {
 		return fmt.Errorf("%s in the jail: %w", insideName, err)
@@ -107,25 +107,29 @@ func (n *Network) configureInside(cell netns.NsHandle, outer netlink.Link, a Att
 	return nil
 }
 
-// awaitOperational: the kernel notices a carrier in the background, and until
-// then the ends and the bridge drop packets. A task's first connection would
-// be a second late.
-func awaitOperational(in *netlink.Handle, inner, outer netlink.Link) error {
+// awaitOperational: the kernel notices a carrier in the background, one
+// interface after the other, and until then they drop packets. A task's first
+// connection would be a second late. The state is seen a little before the
+// kernel is done; the next change of a link waits for that.
+func awaitOperational(in *netlink.Handle, inner netlink.Link, outside []netlink.Link) error {
 	const limit, pause = 2 * time.Second, 200 * time.Microsecond
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(pause) {
-		i, err := in.LinkByIndex(inner.Attrs().Index)
-		if err != nil {
-			return err
+		up, err := operational(in.LinkByIndex, inner)
+		for _, link := range outside {
+			if up && err == nil {
+				up, err = operational(netlink.LinkByIndex, link)
+			}
 		}
-		o, err := netlink.LinkByIndex(outer.Attrs().Index)
-		if err != nil {
+		if up || err != nil {
 			return err
-		}
-		if i.Attrs().OperState == netlink.OperUp && o.Attrs().OperState == netlink.OperUp {
-			return nil
 		}
 	}
 	return errors.New("the pair does not come up")
+}
+
+func operational(byIndex func(int) (netlink.Link, error), link netlink.Link) (bool, error) {
+	now, err := byIndex(link.Attrs().Index)
+	return err == nil && now.Attrs().OperState == netlink.OperUp, err
 }
 
 func (n *Network) configureAddresses(in *netlink.Handle, link netlink.Link, a Attachment) error {

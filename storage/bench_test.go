@@ -3,6 +3,8 @@ package storage
 import (
 	"bytes"
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 )
@@ -33,24 +35,38 @@ func BenchmarkClone(b *testing.B) {
 	}
 }
 
-// BenchmarkReceive is the floor of a pull.
+// BenchmarkReceive compares with the bare command, which reads a file.
 func BenchmarkReceive(b *testing.B) {
 	z := newZFS(b)
 	var files []string
-	for n := range 100 {
+	for n := range 200 {
 		files = append(files, fmt.Sprint("file", n), content)
 	}
 	makeImage(b, z, "i", "", nil, files...)
 	data := stream(b, z, "", "i")
-	b.SetBytes(int64(len(data)))
-	for b.Loop() {
-		if err := z.Receive(b.Context(), "t", "", bytes.NewReader(data)); err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		if err := z.Discard(b.Context(), "t"); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
+	file := filepath.Join(b.TempDir(), "stream")
+	write(b, file, string(data))
+	for _, way := range []struct {
+		name    string
+		receive func() error
+	}{
+		{"ours", func() error { return z.Receive(b.Context(), "t", "", bytes.NewReader(data)) }},
+		{"floor", func() error {
+			return exec.Command("sh", "-c", `cat "$2" | zfs receive -u "$1"`, "sh", string(z.temporary("t")), file).Run()
+		}},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if err := way.receive(); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := z.Discard(b.Context(), "t"); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
 	}
 }

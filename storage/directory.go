@@ -376,10 +376,17 @@ func (d *Directory) Send(ctx context.Context, from, id string, w io.Writer) erro
 	if err := valid("image", id); err != nil {
 		return err
 	}
+	base := ""
 	if from != "" {
-		return errors.New("a directory store sends whole images only")
+		if err := valid("image", from); err != nil {
+			return err
+		}
+		base = filepath.Join(d.path("images", from), potRoot)
+		if _, err := os.Stat(base); err != nil {
+			return fmt.Errorf("image %s: %w", from, ErrNotFound)
+		}
 	}
-	err := archive(untilDone{ctx, w}, filepath.Join(d.path("images", id), potRoot))
+	err := archive(untilDone{ctx, w}, filepath.Join(d.path("images", id), potRoot), base)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("image %s: %w", id, ErrNotFound)
 	}

@@ -23,7 +23,13 @@ import (
 type ZFS struct {
 	parent    Dataset
 	mountRoot string
-	roots     sync.Map // property "root" by image ID; it never changes
+	layouts   sync.Map // layout by image ID; it never changes
+}
+
+// layout says where in an image its root file system is.
+type layout struct {
+	root  string // the property
+	child bool   // root is a dataset of its own, as in what pot exports
 }
 
 const (
@@ -152,7 +158,7 @@ func (z *ZFS) ensure(d Dataset, props map[string]string, own bool) error {
 
 // mountImages mounts what a reboot or another plugin's death left unmounted.
 func (z *ZFS) mountImages() error {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted", string(z.images()))
+	lines, err := zfs("list", "-H", "-r", "-d", "2", "-t", "filesystem", "-o", "name,mounted", string(z.images()))
 	if err != nil {
 		return err
 	}
@@ -172,11 +178,15 @@ func (z *ZFS) Create(ctx context.Context, tmp, base string) (root string, err er
 	}
 	args := []string{"create", "-o", "exec=on", "-o", "setuid=on"}
 	if base != "" {
-		if _, err := z.imageRoot(base); err != nil {
+		origin, isRoot, err := z.origin(base)
+		if err == nil && !isRoot {
+			err = fmt.Errorf("image %s: its root is a folder in it, and it can't be a base", base)
+		}
+		if err != nil {
 			return "", err
 		}
 		args[0] = "clone"
-		args = append(args, z.image(base).Snapshot(imageSnapshot))
+		args = append(args, origin)
 	}
 	_, err = zfs(append(args, string(z.temporary(tmp)))...)
 	if isExists(err) {
@@ -194,50 +204,65 @@ func (z *ZFS) Commit(ctx context.Context, tmp, id string, props map[string]strin
 		return err
 	}
 	d := z.temporary(tmp)
-	if err := z.nameSnapshot(d); err != nil {
-		return fmt.Errorf("image %s: %w", id, err)
-	}
 	settings := []string{"readonly=on", "setuid=off", "exec=off", "devices=off", propID + "=" + id}
 	for key, value := range props {
 		settings = append(settings, assignments(key, value)...)
 	}
-	if err := set(d, settings); err != nil {
-		return err
-	}
-	if err := mount(d); err != nil {
-		return err
+	if err := errors.Join(nameSnapshot(d), set(d, settings), mount(d)); err != nil {
+		return fmt.Errorf("image %s: %w", id, err)
 	}
 	if err := checkRoot(z.temporaryDir(tmp), props["root"]); err != nil {
 		return fmt.Errorf("image %s: %w", id, err)
 	}
-	_, err := (&gozfs.Dataset{Name: string(d)}).Rename(string(z.image(id)), false, false)
+	child, err := z.adoptChild(tmp, props["root"])
+	if err != nil {
+		return fmt.Errorf("image %s: %w", id, err)
+	}
+	_, err = (&gozfs.Dataset{Name: string(d)}).Rename(string(z.image(id)), false, false)
 	if err = plain(err); isExists(err) {
 		return fmt.Errorf("image %s: %w", id, ErrExists)
 	}
-	return err
+	if err != nil || !child {
+		return err
+	}
+	return mount(z.image(id).Child(potRoot))
 }
 
 // nameSnapshot makes the one snapshot that an image has, or gives the one that a stream brought its name.
-func (z *ZFS) nameSnapshot(d Dataset) error {
-	lines, err := zfs("list", "-H", "-r", "-t", "filesystem,volume,snapshot", "-o", "name", string(d))
+func nameSnapshot(d Dataset) error {
+	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "snapshot", "-o", "name", string(d))
 	if err != nil {
 		return err
 	}
-	switch len(lines) {
-	case 1:
+	wanted := d.Snapshot(imageSnapshot)
+	switch {
+	case len(lines) == 0:
 		_, err = (&gozfs.Dataset{Name: string(d)}).Snapshot(imageSnapshot, false)
-		return plain(err)
-	case 2:
-		have := lines[1][0]
-		if have == d.Snapshot(imageSnapshot) {
-			return nil
-		}
-		if strings.HasPrefix(have, d.Snapshot("")) {
-			_, err = (&gozfs.Dataset{Name: have}).Rename(d.Snapshot(imageSnapshot), false, false)
-			return plain(err)
-		}
+	case len(lines) > 1:
+		err = fmt.Errorf("%s has %d snapshots; an image is one", d, len(lines))
+	case lines[0][0] != wanted:
+		_, err = (&gozfs.Dataset{Name: lines[0][0]}).Rename(wanted, false, false)
 	}
-	return errors.New("its stream holds more than one snapshot of one file system")
+	return plain(err)
+}
+
+// adoptChild moves the second dataset of a temporary image below the first. Until here they are side by side: the folder that it is to be mounted
+// on could have been a symlink, and not only this package mounts datasets.
+func (z *ZFS) adoptChild(tmp, root string) (bool, error) {
+	child := z.temporaryChild(tmp)
+	if _, err := zfs("list", "-H", "-o", "name", string(child)); isMissing(err) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if root != potRoot {
+		return false, fmt.Errorf("it has a child dataset %s and is not one of pot's", potRoot)
+	}
+	if err := nameSnapshot(child); err != nil {
+		return false, err
+	}
+	_, err := (&gozfs.Dataset{Name: string(child)}).Rename(string(z.temporary(tmp).Child(potRoot)), false, false)
+	return true, plain(err)
 }
 
 // checkRoot looks at the folder that an image says its root is in. That could be a symlink to the host's own root.
@@ -254,35 +279,42 @@ func checkRoot(dir, root string) error {
 
 func (z *ZFS) temporaryDir(tmp string) string { return filepath.Join(z.mountRoot, "incoming", tmp) }
 
+// childMark is in the name of a temporary image's second dataset. No image has it in its own.
+const childMark = ":" + potRoot
+
+func (z *ZFS) temporaryChild(tmp string) Dataset { return z.temporary(tmp + childMark) }
+
 func (z *ZFS) Discard(ctx context.Context, tmp string) error {
 	if err := valid("image", tmp); err != nil {
 		return err
 	}
-	if err := UnmountAll(z.temporaryDir(tmp)); err != nil {
-		return err
+	for _, name := range []string{tmp + childMark, tmp} {
+		if err := UnmountAll(z.temporaryDir(name)); err != nil {
+			return err
+		}
+		if err := destroy(ctx, z.temporary(name)); err != nil {
+			return err
+		}
+		if err := removeDirs(z.temporaryDir(name)); err != nil {
+			return err
+		}
 	}
-	if err := destroy(ctx, z.temporary(tmp)); err != nil {
-		return err
-	}
-	return removeDirs(z.temporaryDir(tmp))
+	return nil
 }
 
 func (z *ZFS) Temporary(context.Context) ([]string, error) {
-	return z.children(z.incoming())
-}
-
-func (z *ZFS) children(d Dataset) ([]string, error) {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name", string(d))
+	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name", string(z.incoming()))
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, l := range lines {
-		if name, ok := strings.CutPrefix(l[0], string(d)+"/"); ok {
-			names = append(names, name)
+		if name, ok := strings.CutPrefix(l[0], string(z.incoming())+"/"); ok {
+			names = append(names, strings.TrimSuffix(name, childMark))
 		}
 	}
-	return names, nil
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 func (z *ZFS) Images(context.Context) ([]Image, error) {
@@ -290,25 +322,28 @@ func (z *ZFS) Images(context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines, err := zfs("list", "-Hp", "-r", "-d", "2", "-t", "filesystem,snapshot", "-o", "name,used,referenced,clones", string(z.images()))
+	lines, err := zfs("list", "-Hp", "-r", "-d", "3", "-t", "filesystem,snapshot", "-o", "name,used,referenced,clones", string(z.images()))
 	if err != nil {
 		return nil, err
 	}
 	byID := map[string]*Image{}
 	for _, l := range lines {
-		name, ok := strings.CutPrefix(l[0], string(z.images())+"/")
-		if !ok {
+		name, _ := strings.CutPrefix(l[0], string(z.images()))
+		name, _, isSnapshot := strings.Cut(strings.TrimPrefix(name, "/"), "@")
+		id, child, _ := strings.Cut(name, "/")
+		if id == "" || props[id][propID] != id {
 			continue
 		}
-		id, isSnapshot := strings.CutSuffix(name, "@"+imageSnapshot)
+		if byID[id] == nil {
+			byID[id] = &Image{ID: id, Props: joinProps(props[id]), Root: z.path("images", id, props[id][propRoot])}
+			byID[id].Used, _ = strconv.ParseUint(l[1], 10, 64)
+		}
 		switch {
-		case isSnapshot && byID[id] != nil:
-			byID[id].Clones = z.relative(l[3])
-		case props[name][propID] == name:
-			image := &Image{ID: name, Props: joinProps(props[name]), Root: z.root("images", name, props[name][propRoot])}
-			image.Used, _ = strconv.ParseUint(l[1], 10, 64)
-			image.Referenced, _ = strconv.ParseUint(l[2], 10, 64)
-			byID[name] = image
+		case isSnapshot:
+			byID[id].Clones = append(byID[id].Clones, z.relative(l[3])...)
+		case child == "" || child == potRoot:
+			referenced, _ := strconv.ParseUint(l[2], 10, 64)
+			byID[id].Referenced += referenced
 		}
 	}
 	var images []Image
@@ -397,47 +432,60 @@ func joinProps(raw map[string]string) map[string]string {
 }
 
 func (z *ZFS) ImageRoot(id string) string {
-	root, err := z.imageRoot(id)
+	l, err := z.layout(id)
 	if err != nil {
-		root = "" // the path does not exist then, whatever it is
+		return z.path("images", id, "") // which does not exist
 	}
-	return z.root("images", id, root)
+	return z.path("images", id, l.root)
 }
 
-// root is where the root of an image or task is mounted on the host.
-func (z *ZFS) root(kind, name, prop string) string {
-	return filepath.Join(z.mountRoot, kind, name, prop)
+// path is where something of an image or task is mounted on the host.
+func (z *ZFS) path(kind, name, folder string) string {
+	return filepath.Join(z.mountRoot, kind, name, folder)
 }
 
-// imageRoot reads an image's property root, once: a clone should cost one command.
-func (z *ZFS) imageRoot(id string) (string, error) {
-	if root, ok := z.roots.Load(id); ok {
-		return root.(string), nil
+// layout reads it once: a clone should cost one command.
+func (z *ZFS) layout(id string) (layout, error) {
+	if l, ok := z.layouts.Load(id); ok {
+		return l.(layout), nil
 	}
-	lines, err := zfs("get", "-Hp", "-o", "value", propID+","+propRoot, string(z.image(id)))
-	if isMissing(err) || err == nil && lines[0][0] != id {
-		return "", fmt.Errorf("image %s: %w", id, ErrNotFound)
+	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,"+propID+","+propRoot, string(z.image(id)))
+	if isMissing(err) || err == nil && lines[0][1] != id {
+		return layout{}, fmt.Errorf("image %s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return "", err
+		return layout{}, err
 	}
-	root := strings.TrimPrefix(lines[1][0], "-")
-	z.roots.Store(id, root)
-	return root, nil
+	l := layout{root: strings.TrimPrefix(lines[0][2], "-"), child: len(lines) > 1}
+	z.layouts.Store(id, l)
+	return l, nil
+}
+
+// origin is the snapshot that an image's clones are made of, and says whether it is mounted as a task's root, or as the folder around it.
+func (z *ZFS) origin(id string) (snapshot string, isRoot bool, err error) {
+	l, err := z.layout(id)
+	if err != nil {
+		return "", false, err
+	}
+	d := z.image(id)
+	if l.child {
+		d = d.Child(potRoot)
+	}
+	return d.Snapshot(imageSnapshot), l.child || l.root == "", nil
 }
 
 func (z *ZFS) RemoveImage(ctx context.Context, id string) error {
 	if err := valid("image", id); err != nil {
 		return err
 	}
-	z.roots.Delete(id)
+	z.layouts.Delete(id)
 	if err := destroy(ctx, z.image(id)); err != nil {
 		if isCloned(err) {
 			return fmt.Errorf("image %s: %w", id, ErrInUse)
 		}
 		return err
 	}
-	return removeDirs(filepath.Join(z.mountRoot, "images", id))
+	return removeDirs(z.path("images", id, ""))
 }
 
 // Clone is one command for an image that was cloned before.
@@ -448,28 +496,28 @@ func (z *ZFS) Clone(ctx context.Context, id, name string, opt CloneOptions) (str
 	if control.MatchString(opt.TaskID) || opt.TaskID == "" || len(opt.TaskID) > maxValue {
 		return "", fmt.Errorf("task ID %q: not a name", opt.TaskID)
 	}
-	root, err := z.imageRoot(id)
+	origin, isRoot, err := z.origin(id)
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(z.mountRoot, "tasks", name)
+	dir := z.path("tasks", name, "")
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
-	at := filepath.Join(dir, potRoot)
-	if root == potRoot {
-		at = dir
+	at := dir
+	if isRoot {
+		at = z.TaskRoot(name)
 	}
 	args := []string{"clone", "-o", "mountpoint=" + at, "-o", propTask + "=" + opt.TaskID}
 	if opt.Quota > 0 {
 		args = append(args, "-o", "quota="+strconv.FormatUint(opt.Quota, 10))
 	}
-	_, err = zfs(append(args, z.image(id).Snapshot(imageSnapshot), string(z.task(name)))...)
+	_, err = zfs(append(args, origin, string(z.task(name)))...)
 	switch {
 	case isExists(err):
 		return "", fmt.Errorf("task %s: its root %w", name, ErrExists)
 	case isMissing(err):
-		z.roots.Delete(id)
+		z.layouts.Delete(id)
 		return "", errors.Join(fmt.Errorf("image %s: %w", id, ErrNotFound), removeDirs(dir))
 	case err == nil:
 		err = checkMounted(at, z.TaskRoot(name))
@@ -515,7 +563,7 @@ func (z *ZFS) Tasks(context.Context) ([]Task, error) {
 	return tasks, nil
 }
 
-func (z *ZFS) TaskRoot(name string) string { return z.root("tasks", name, potRoot) }
+func (z *ZFS) TaskRoot(name string) string { return z.path("tasks", name, potRoot) }
 
 func (z *ZFS) RemoveTask(ctx context.Context, name string) error {
 	if err := valid("task", name); err != nil {
@@ -550,6 +598,11 @@ func (z *ZFS) Send(ctx context.Context, from, id string, w io.Writer) error {
 		return err
 	}
 	w = untilDone{ctx, w}
+	if l, err := z.layout(id); err != nil {
+		return err
+	} else if l.child {
+		return fmt.Errorf("image %s: one of pot's, of two datasets, is not sent on; build an image from it", id)
+	}
 	snapshot := func(id string) *gozfs.Dataset {
 		return &gozfs.Dataset{Name: z.image(id).Snapshot(imageSnapshot), Type: gozfs.DatasetSnapshot}
 	}
@@ -560,7 +613,7 @@ func (z *ZFS) Send(ctx context.Context, from, id string, w io.Writer) error {
 		err = plain(snapshot(id).IncrementalSend(snapshot(from), w))
 	}
 	if isMissing(err) {
-		return errors.Join(fmt.Errorf("image %s: %w", id, ErrNotFound), err)
+		return errors.Join(fmt.Errorf("image %s or %s: %w", id, from, ErrNotFound), err)
 	}
 	return err
 }

@@ -61,6 +61,11 @@ limits {
   http_max_conns_per_client = 0
 }
 
+# Without it Nomad asks no driver what its tasks use.
+telemetry {
+  publish_allocation_metrics = true
+}
+
 consul {
   address = "127.0.0.1:{{.Ports.ConsulHTTP}}"
 }
