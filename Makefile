@@ -78,7 +78,7 @@ soak: all faulty ## start, stop and crash for hours; ROUNDS= says how often
 
 .PHONY: bench
 bench: all ## compare with Nomad's raw_exec driver in the same agent
-	$(TEST) -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
+	$(TEST) -run '^$$' -bench . -benchtime 5x -timeout 30m -v ./e2e
 
 .PHONY: e2e-freebsd
 e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path

@@ -15,7 +15,7 @@ func stays() float64 {
 	var sum float64
 	for line := range strings.Lines(string(out)) {
 		words := strings.Fields(line)
-		if len(words) > 2 && (words[2] == "executor" || strings.Contains(words[1], here.StateDir())) {
+		if len(words) > 2 && (words[2] == "executor" || words[1] == "jail-shim") {
 			kib, _ := strconv.ParseFloat(words[0], 64)
 			sum += kib * 1024
 		}
