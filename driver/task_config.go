@@ -224,7 +224,7 @@ func parsePair(entry string) (pair, error) {
 	case !path.IsAbs(target):
 		return pair{}, fmt.Errorf("the destination %s must be an absolute path in the jail", target)
 	case hasDotDot(source) || hasDotDot(target):
-		return pair{}, errors.New("a path must not contain ..")
+		return pair{}, errors.New("no path may lead upwards with .. in it")
 	case path.Clean(target) == "/":
 		return pair{}, errors.New("the destination must not be the jail's root")
 	}

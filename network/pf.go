@@ -5,18 +5,11 @@ import (
 	"strings"
 )
 
-// pfHostAnchor has what all tasks share. It comes before every task's anchor,
-// because pf goes through anchors in the order of their names.
-const pfHostAnchor = "host"
-
 // pfPublished tags packets that come by a published port, until they are out.
 const pfPublished = "nomad-jail-published"
 
 // pfGroup is an interface group: the bridge and the host's end of every pair.
 const pfGroup = "nomad-jail"
-
-// pfAnchor is where a task's rules are.
-func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }
 
 // pfHostRules leads the jails out by the uplinks, each with its own address,
 // and lets other hosts reach nothing of a jail but its published ports.

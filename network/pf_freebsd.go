@@ -130,3 +130,10 @@ func (n *Network) hostNames(ctx context.Context) ([]string, error) {
 	}
 	return slices.Concat(names, n.pfTasks(anchors), forwarded), nil
 }
+
+// pfHostAnchor has what all tasks share. It comes before every task's anchor,
+// because pf goes through anchors in the order of their names.
+const pfHostAnchor = "host"
+
+// pfAnchor is where a task's rules are.
+func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }
