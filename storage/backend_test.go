@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -254,7 +255,8 @@ func TestTaskRootsArePrivate(t *testing.T) {
 		if !private {
 			t.Errorf("a user of the host can reach %s", root)
 		}
-		cmd := exec.Command("su", "nobody", "-s", "/bin/sh", "-c", "cat "+root+"/file")
+		cmd := exec.Command("cat", root+"/file")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		if out, err := cmd.CombinedOutput(); err == nil {
 			t.Errorf("nobody reads %s", out)
 		}

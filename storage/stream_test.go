@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/ulikunitz/xz"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 )
 
 // potStream is what pot exported on FreeBSD 12.2: zfs send -R of a file system with conf/pot.conf in it and of its child m.
@@ -261,6 +263,24 @@ func checkPot(t *testing.T, b *ZFS, motd, conf string) {
 		t.Error(err)
 	}
 	wantEmpty(t, b)
+}
+
+// TestPotImage is about what pot itself exported.
+func TestPotImage(t *testing.T) {
+	if !pool.Kernel() {
+		t.Skip("zfs-fuse is older than the ZFS that made the stream and can't receive it; FreeBSD and OpenZFS run this")
+	}
+	b := newZFS(t)
+	if err := b.Receive(t.Context(), "t", "", bytes.NewReader(potStream(t))); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(t.Context(), "t", "pot", map[string]string{"root": "m"}); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "ls", "-lR", b.ImageRoot("pot"))
+	if got := read(t, b.ImageRoot("pot")+"/../conf/pot.conf"); !strings.Contains(got, "pot.cmd=/bin/httpd") {
+		t.Errorf("pot.conf %q", got)
+	}
 }
 
 // TestHostilePot has a symlink where the child is to be mounted.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -77,7 +78,10 @@ func (z *ZFS) Space(context.Context) (free, total uint64, err error) {
 // containers are the datasets that a store consists of. They are never mounted themselves; what is made in them inherits what they say. Nothing
 // of an image may come into effect on the host: its files are there to be read. A task's may take effect in its jail, except for devices.
 func (z *ZFS) containers() map[Dataset]map[string]string {
-	common := map[string]string{"canmount": "off", "devices": "off", "sharenfs": "off"}
+	common := map[string]string{"canmount": "off", "sharenfs": "off"}
+	if runtime.GOOS != "freebsd" { // whose devices are in devfs only
+		common["devices"] = "off"
+	}
 	with := func(props map[string]string) map[string]string {
 		maps.Copy(props, common)
 		return props

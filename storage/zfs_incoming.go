@@ -47,7 +47,7 @@ func (z *ZFS) Commit(ctx context.Context, tmp, id string, props map[string]strin
 		return err
 	}
 	d := z.temporary(tmp)
-	settings := []string{"readonly=on", "setuid=off", "exec=off", "devices=off", propID + "=" + id}
+	settings := []string{"readonly=on", "setuid=off", "exec=off", propID + "=" + id}
 	for key, value := range props {
 		settings = append(settings, assignments(key, value)...)
 	}

@@ -68,6 +68,9 @@ func Dataset(t testing.TB) string {
 	return name
 }
 
+// Kernel tells whether the pool is of the kernel's ZFS, today's, rather than of zfs-fuse behind its translator.
+func Kernel() bool { return kernelHasZFS() }
+
 // Start makes a pool for this process and for what it starts, which finds today's commands in PATH. On Linux the process should be in a mount
 // namespace of its own (isolate.Enter): the daemon and what it mounts are then gone with the namespace, however the process ends.
 func Start() (*Pool, error) {
