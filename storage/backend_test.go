@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -253,7 +255,8 @@ func TestTaskRootsArePrivate(t *testing.T) {
 		if !private {
 			t.Errorf("a user of the host can reach %s", root)
 		}
-		cmd := exec.Command("su", "nobody", "-s", "/bin/sh", "-c", "cat "+root+"/file")
+		cmd := exec.Command("cat", root+"/file")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		if out, err := cmd.CombinedOutput(); err == nil {
 			t.Errorf("nobody reads %s", out)
 		}
@@ -415,38 +418,81 @@ func TestRemoveBusyTask(t *testing.T) {
 }
 
 func TestIncremental(t *testing.T) {
+	both(t, func(t *testing.T, b Backend) {
+		ctx := t.Context()
+		makeImage(t, b, "one", "", nil, "a", content, "b", "b", "dir/gone", "", "dir/kept", "")
+		root, err := b.Create(ctx, "two", "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, root+"/b", "changed")
+		write(t, root+"/c", "c")
+		for _, err := range []error{os.Remove(root + "/dir/gone"), os.Symlink("c", root+"/symlink"), os.Link(root+"/a", root+"/linked")} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Commit(ctx, "two", "two", nil); err != nil {
+			t.Fatal(err)
+		}
+		whole, difference := stream(t, b, "", "one"), stream(t, b, "one", "two")
+		// The second name makes tar's difference hold its file.
+		if b.Format() == "zfs" && len(difference) > len(whole)/2 {
+			t.Errorf("the difference has %d bytes, the whole %d", len(difference), len(whole))
+		}
+		// As at a host that has the parent only.
+		if err := b.RemoveImage(ctx, "two"); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Receive(ctx, "t", "one", bytes.NewReader(difference)); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Commit(ctx, "t", "two", nil); err != nil {
+			t.Fatal(err)
+		}
+		two := b.ImageRoot("two")
+		for path, want := range map[string]string{"a": content, "linked": content, "b": "changed", "c": "c", "symlink": "c", "dir/kept": ""} {
+			if got := read(t, filepath.Join(two, path)); got != want {
+				t.Errorf("%s has %d bytes, want %d", path, len(got), len(want))
+			}
+		}
+		if _, err := os.Lstat(two + "/dir/gone"); !os.IsNotExist(err) {
+			t.Errorf("gone: %v", err)
+		}
+		if got := read(t, b.ImageRoot("one")+"/b"); got != "b" {
+			t.Errorf("the parent's b: %q", got)
+		}
+		root, err = b.Clone(ctx, "two", "nja", CloneOptions{TaskID: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer removeTask(t, b, "nja")
+		if got := read(t, root+"/b"); got != "changed" {
+			t.Errorf("the clone's b: %q", got)
+		}
+	})
+}
+
+func TestIncrementalShares(t *testing.T) {
 	b := newZFS(t)
 	ctx := t.Context()
-	makeImage(t, b, "one", "", nil, "a", content, "b", "b")
-	makeImage(t, b, "two", "one", nil, "b", "changed", "c", "c")
+	makeImage(t, b, "one", "", nil, "a", content)
+	makeImage(t, b, "two", "one", nil, "c", "c")
 	whole, difference := stream(t, b, "", "one"), stream(t, b, "one", "two")
-	if len(difference) > len(whole)/2 {
-		t.Errorf("the difference has %d bytes, the whole %d", len(difference), len(whole))
-	}
 	if err := b.Receive(ctx, "t", "one", bytes.NewReader(whole)); err == nil || !strings.Contains(err.Error(), "whole") {
 		t.Errorf("a whole stream for an incremental image: %v", err)
 	}
 	if err := b.Receive(ctx, "t", "", bytes.NewReader(difference)); err == nil || !strings.Contains(err.Error(), "names no parent") {
 		t.Errorf("an incremental stream without a base: %v", err)
 	}
-	// The same parent, at another host.
-	if err := b.RemoveImage(ctx, "two"); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Receive(ctx, "t", "one", bytes.NewReader(difference)); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Commit(ctx, "t", "two", nil); err != nil {
-		t.Fatal(err)
-	}
-	if got := read(t, b.ImageRoot("two")+"/b"); got != "changed" {
-		t.Errorf("b %q", got)
-	}
-	if got := read(t, b.ImageRoot("two")+"/a"); got != content {
-		t.Errorf("a has %d bytes", len(got))
+	makeImage(t, b, "other", "", nil, "a", "a")
+	if err := b.Receive(ctx, "t", "other", bytes.NewReader(difference)); err == nil {
+		t.Error("an incremental stream was received onto another parent")
+	} else {
+		t.Log(err)
 	}
 	images, err := b.Images(ctx)
-	if err != nil || len(images) != 2 || !slices.Equal(images[0].Clones, []string{"images/two"}) || images[1].Used > images[0].Used {
+	if err != nil || len(images) != 3 || !slices.Equal(images[0].Clones, []string{"images/two"}) || images[2].Used > images[0].Used/2 {
 		t.Errorf("images %+v, %v", images, err)
 	}
 	if err := b.RemoveImage(ctx, "one"); !errors.Is(err, ErrInUse) {
@@ -475,6 +521,28 @@ func TestQuota(t *testing.T) {
 	if _, err := newDirectory(t).Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a", Quota: 1}); err == nil || !strings.Contains(err.Error(), "ZFS") {
 		t.Errorf("a directory with a quota: %v", err)
 	}
+}
+
+// TestRemoveUndeletable removes what a task protected from removal.
+func TestRemoveUndeletable(t *testing.T) {
+	both(t, func(t *testing.T, b Backend) {
+		makeImage(t, b, "i", "", nil, "dir/file", "text")
+		root, err := b.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		protect := []string{"chattr", "+i", root + "/dir/file", root + "/dir"}
+		if runtime.GOOS == "freebsd" {
+			protect = []string{"chflags", "uchg", root + "/dir/file", root + "/dir"}
+		}
+		if out, err := exec.Command(protect[0], protect[1:]...).CombinedOutput(); err != nil {
+			t.Logf("this file system has no such flags: %s", out)
+		}
+		removeTask(t, b, "nja")
+		if tasks, err := b.Tasks(t.Context()); err != nil || len(tasks) > 0 {
+			t.Errorf("tasks %v, %v", tasks, err)
+		}
+	})
 }
 
 // TestPotLayout is about images whose root is a folder in them.

@@ -205,7 +205,15 @@ func (d *Directory) remove(kind, name string) error {
 		return err
 	}
 	defer parent.Close()
-	return parent.RemoveAll(name)
+	err = parent.RemoveAll(name)
+	if errors.Is(err, syscall.EPERM) {
+		// Flags of files bind even root, and a task may have set some.
+		if err := clearFlags(d.path(kind, name)); err != nil {
+			return err
+		}
+		err = parent.RemoveAll(name)
+	}
+	return err
 }
 
 func (d *Directory) Temporary(context.Context) ([]string, error) { return d.names("incoming") }
@@ -348,7 +356,9 @@ func (d *Directory) Clone(ctx context.Context, id, name string, opt CloneOptions
 		err = d.copyImage(id, dir)
 	}
 	if err != nil {
-		return "", errors.Join(err, d.RemoveTask(context.WithoutCancel(ctx), name))
+		clean, cancel := cleanup(ctx)
+		defer cancel()
+		return "", errors.Join(err, d.RemoveTask(clean, name))
 	}
 	return d.TaskRoot(name), nil
 }
@@ -376,10 +386,17 @@ func (d *Directory) Send(ctx context.Context, from, id string, w io.Writer) erro
 	if err := valid("image", id); err != nil {
 		return err
 	}
+	base := ""
 	if from != "" {
-		return errors.New("a directory store sends whole images only")
+		if err := valid("image", from); err != nil {
+			return err
+		}
+		base = filepath.Join(d.path("images", from), potRoot)
+		if _, err := os.Stat(base); err != nil {
+			return fmt.Errorf("image %s: %w", from, ErrNotFound)
+		}
 	}
-	err := archive(untilDone{ctx, w}, filepath.Join(d.path("images", id), potRoot))
+	err := archive(untilDone{ctx, w}, filepath.Join(d.path("images", id), potRoot), base)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("image %s: %w", id, ErrNotFound)
 	}

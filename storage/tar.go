@@ -182,42 +182,108 @@ func attributes(root *os.Root, name string, h *tar.Header) error {
 	return errors.Join(root.Chown(name, h.Uid, h.Gid), root.Chmod(name, mode), root.Chtimes(name, h.ModTime, h.ModTime))
 }
 
-// archive packs all below root, the same bytes for the same files.
-func archive(w io.Writer, root string) error {
-	out := tar.NewWriter(w)
-	first := map[link]string{}
-	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(root, file)
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		h, err := header(file, name, info)
-		if err != nil {
-			return err
-		}
-		stat := info.Sys().(*syscall.Stat_t)
-		key := link{device(info), uint64(stat.Ino)}
-		if to, ok := first[key]; ok {
-			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, to, 0
-		} else if info.Mode().IsRegular() && stat.Nlink > 1 {
-			first[key] = name
-		}
-		if err := out.WriteHeader(h); err != nil || h.Typeflag != tar.TypeReg {
-			return err
-		}
-		return writeFile(out, file)
-	})
+// archive packs all below root, the same bytes for the same files. With a base, it packs what differs from that, and what it lacks as whiteouts.
+func archive(w io.Writer, root, base string) error {
+	p := packer{out: tar.NewWriter(w), root: root, base: base, first: map[link]string{}}
+	if err := filepath.WalkDir(root, p.add); err != nil {
+		return err
+	}
+	return p.out.Close()
+}
+
+type packer struct {
+	out        *tar.Writer
+	root, base string
+	first      map[link]string // names of files that have several
+}
+
+func (p *packer) add(file string, entry fs.DirEntry, err error) error {
 	if err != nil {
 		return err
 	}
-	return out.Close()
+	name, err := filepath.Rel(p.root, file)
+	if err != nil {
+		return err
+	}
+	info, err := entry.Info()
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		if err := p.addWhiteouts(name); err != nil {
+			return err
+		}
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	key := link{device(info), uint64(stat.Ino)}
+	to, isLink := p.first[key]
+	if !isLink && info.Mode().IsRegular() && stat.Nlink > 1 {
+		p.first[key] = name
+	}
+	same, err := p.isSame(name, info)
+	if err != nil || same {
+		return err
+	}
+	h, err := header(file, name, info)
+	if err != nil {
+		return err
+	}
+	if isLink {
+		h.Typeflag, h.Linkname, h.Size = tar.TypeLink, to, 0
+	}
+	if err := p.out.WriteHeader(h); err != nil || h.Typeflag != tar.TypeReg {
+		return err
+	}
+	return writeFile(p.out, file)
+}
+
+// addWhiteouts packs what base has in a directory, and root has not.
+func (p *packer) addWhiteouts(dir string) error {
+	if p.base == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(filepath.Join(p.base, dir))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		_, err := os.Lstat(filepath.Join(p.root, dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = p.out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Join(dir, whiteout+e.Name()), Format: tar.FormatPAX})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isSame compares what a file's owner can't help changing with the file.
+func (p *packer) isSame(name string, info fs.FileInfo) (bool, error) {
+	if p.base == "" {
+		return false, nil
+	}
+	old, err := os.Lstat(filepath.Join(p.base, name))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	a, b := info.Sys().(*syscall.Stat_t), old.Sys().(*syscall.Stat_t)
+	same := info.Mode() == old.Mode() && a.Uid == b.Uid && a.Gid == b.Gid && info.ModTime().Equal(old.ModTime())
+	switch {
+	case !same || info.IsDir():
+		return same, nil
+	case info.Mode().Type() == fs.ModeSymlink:
+		to, err := os.Readlink(filepath.Join(p.root, name))
+		was, err2 := os.Readlink(filepath.Join(p.base, name))
+		return to == was, errors.Join(err, err2)
+	}
+	return info.Size() == old.Size() && a.Nlink == b.Nlink, nil
 }
 
 func header(file, name string, info fs.FileInfo) (*tar.Header, error) {

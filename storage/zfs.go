@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
-	"time"
 
 	gozfs "github.com/mistifyio/go-zfs/v4"
 )
@@ -23,7 +20,7 @@ import (
 type ZFS struct {
 	parent    Dataset
 	mountRoot string
-	roots     sync.Map // property "root" by image ID; it never changes
+	layouts   sync.Map // layout by image ID; it never changes
 }
 
 const (
@@ -81,7 +78,10 @@ func (z *ZFS) Space(context.Context) (free, total uint64, err error) {
 // containers are the datasets that a store consists of. They are never mounted themselves; what is made in them inherits what they say. Nothing
 // of an image may come into effect on the host: its files are there to be read. A task's may take effect in its jail, except for devices.
 func (z *ZFS) containers() map[Dataset]map[string]string {
-	common := map[string]string{"canmount": "off", "devices": "off", "sharenfs": "off"}
+	common := map[string]string{"canmount": "off", "sharenfs": "off"}
+	if runtime.GOOS != "freebsd" { // whose devices are in devfs only
+		common["devices"] = "off"
+	}
 	with := func(props map[string]string) map[string]string {
 		maps.Copy(props, common)
 		return props
@@ -152,7 +152,7 @@ func (z *ZFS) ensure(d Dataset, props map[string]string, own bool) error {
 
 // mountImages mounts what a reboot or another plugin's death left unmounted.
 func (z *ZFS) mountImages() error {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted", string(z.images()))
+	lines, err := zfs("list", "-H", "-r", "-d", "2", "-t", "filesystem", "-o", "name,mounted", string(z.images()))
 	if err != nil {
 		return err
 	}
@@ -165,430 +165,7 @@ func (z *ZFS) mountImages() error {
 	return errors.Join(errs...)
 }
 
-// Create lets programs in the image run: building one may take that, in a jail.
-func (z *ZFS) Create(ctx context.Context, tmp, base string) (root string, err error) {
-	if err := errors.Join(valid("image", tmp), ctx.Err()); err != nil {
-		return "", err
-	}
-	args := []string{"create", "-o", "exec=on", "-o", "setuid=on"}
-	if base != "" {
-		if _, err := z.imageRoot(base); err != nil {
-			return "", err
-		}
-		args[0] = "clone"
-		args = append(args, z.image(base).Snapshot(imageSnapshot))
-	}
-	_, err = zfs(append(args, string(z.temporary(tmp)))...)
-	if isExists(err) {
-		return "", fmt.Errorf("temporary image %s: %w", tmp, ErrExists)
-	}
-	if err != nil {
-		return "", errors.Join(err, z.Discard(context.WithoutCancel(ctx), tmp))
-	}
-	return z.temporaryDir(tmp), nil
-}
-
-// Commit prepares the temporary image and renames it last: the name is what makes it an image.
-func (z *ZFS) Commit(ctx context.Context, tmp, id string, props map[string]string) error {
-	if err := errors.Join(valid("image", tmp), valid("image", id), validProps(props), ctx.Err()); err != nil {
-		return err
-	}
-	d := z.temporary(tmp)
-	if err := z.nameSnapshot(d); err != nil {
-		return fmt.Errorf("image %s: %w", id, err)
-	}
-	settings := []string{"readonly=on", "setuid=off", "exec=off", "devices=off", propID + "=" + id}
-	for key, value := range props {
-		settings = append(settings, assignments(key, value)...)
-	}
-	if err := set(d, settings); err != nil {
-		return err
-	}
-	if err := mount(d); err != nil {
-		return err
-	}
-	if err := checkRoot(z.temporaryDir(tmp), props["root"]); err != nil {
-		return fmt.Errorf("image %s: %w", id, err)
-	}
-	_, err := (&gozfs.Dataset{Name: string(d)}).Rename(string(z.image(id)), false, false)
-	if err = plain(err); isExists(err) {
-		return fmt.Errorf("image %s: %w", id, ErrExists)
-	}
-	return err
-}
-
-// nameSnapshot makes the one snapshot that an image has, or gives the one that a stream brought its name.
-func (z *ZFS) nameSnapshot(d Dataset) error {
-	lines, err := zfs("list", "-H", "-r", "-t", "filesystem,volume,snapshot", "-o", "name", string(d))
-	if err != nil {
-		return err
-	}
-	switch len(lines) {
-	case 1:
-		_, err = (&gozfs.Dataset{Name: string(d)}).Snapshot(imageSnapshot, false)
-		return plain(err)
-	case 2:
-		have := lines[1][0]
-		if have == d.Snapshot(imageSnapshot) {
-			return nil
-		}
-		if strings.HasPrefix(have, d.Snapshot("")) {
-			_, err = (&gozfs.Dataset{Name: have}).Rename(d.Snapshot(imageSnapshot), false, false)
-			return plain(err)
-		}
-	}
-	return errors.New("its stream holds more than one snapshot of one file system")
-}
-
-// checkRoot looks at the folder that an image says its root is in. That could be a symlink to the host's own root.
-func checkRoot(dir, root string) error {
-	if root == "" {
-		return nil
-	}
-	info, err := os.Lstat(filepath.Join(dir, root))
-	if err != nil || !info.IsDir() {
-		return fmt.Errorf("it has no folder %s to be its root", root)
-	}
-	return nil
-}
-
-func (z *ZFS) temporaryDir(tmp string) string { return filepath.Join(z.mountRoot, "incoming", tmp) }
-
-func (z *ZFS) Discard(ctx context.Context, tmp string) error {
-	if err := valid("image", tmp); err != nil {
-		return err
-	}
-	if err := UnmountAll(z.temporaryDir(tmp)); err != nil {
-		return err
-	}
-	if err := destroy(ctx, z.temporary(tmp)); err != nil {
-		return err
-	}
-	return removeDirs(z.temporaryDir(tmp))
-}
-
-func (z *ZFS) Temporary(context.Context) ([]string, error) {
-	return z.children(z.incoming())
-}
-
-func (z *ZFS) children(d Dataset) ([]string, error) {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name", string(d))
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, l := range lines {
-		if name, ok := strings.CutPrefix(l[0], string(d)+"/"); ok {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
-func (z *ZFS) Images(context.Context) ([]Image, error) {
-	props, err := z.imageProps()
-	if err != nil {
-		return nil, err
-	}
-	lines, err := zfs("list", "-Hp", "-r", "-d", "2", "-t", "filesystem,snapshot", "-o", "name,used,referenced,clones", string(z.images()))
-	if err != nil {
-		return nil, err
-	}
-	byID := map[string]*Image{}
-	for _, l := range lines {
-		name, ok := strings.CutPrefix(l[0], string(z.images())+"/")
-		if !ok {
-			continue
-		}
-		id, isSnapshot := strings.CutSuffix(name, "@"+imageSnapshot)
-		switch {
-		case isSnapshot && byID[id] != nil:
-			byID[id].Clones = z.relative(l[3])
-		case props[name][propID] == name:
-			image := &Image{ID: name, Props: joinProps(props[name]), Root: z.root("images", name, props[name][propRoot])}
-			image.Used, _ = strconv.ParseUint(l[1], 10, 64)
-			image.Referenced, _ = strconv.ParseUint(l[2], 10, 64)
-			byID[name] = image
-		}
-	}
-	var images []Image
-	for _, id := range slices.Sorted(maps.Keys(byID)) {
-		images = append(images, *byID[id])
-	}
-	return images, nil
-}
-
-// imageProps reads our properties of each image by its ID.
-func (z *ZFS) imageProps() (map[string]map[string]string, error) {
-	lines, err := zfs("get", "-Hp", "-r", "-d", "1", "-s", "local", "-o", "name,property,value", "all", string(z.images()))
-	if err != nil {
-		return nil, err
-	}
-	props := map[string]map[string]string{}
-	for _, l := range lines {
-		id, ok := strings.CutPrefix(l[0], string(z.images())+"/")
-		if !ok || len(l) != 3 || !strings.HasPrefix(l[1], propPrefix) {
-			continue
-		}
-		if props[id] == nil {
-			props[id] = map[string]string{}
-		}
-		props[id][l[1]] = l[2]
-	}
-	return props, nil
-}
-
-// relative turns the property clones into names below the store.
-func (z *ZFS) relative(clones string) []string {
-	var names []string
-	for _, c := range strings.Split(clones, ",") {
-		if c != "" && c != "-" {
-			names = append(names, strings.TrimPrefix(c, string(z.parent)+"/"))
-		}
-	}
-	return names
-}
-
-func (z *ZFS) SetProp(ctx context.Context, id, key, value string) error {
-	if err := errors.Join(valid("image", id), validProps(map[string]string{key: value}), ctx.Err()); err != nil {
-		return err
-	}
-	if key == "root" || key == "id" {
-		return fmt.Errorf("property %s: an image has it for ever", key)
-	}
-	return set(z.image(id), assignments(key, value))
-}
-
-// maxValue is less than the 1024 bytes that FreeBSD 12's ZFS allows a property's value. Longer ones go into several properties, KEY, KEY.1, …, all
-// but the last of this length.
-const maxValue = 1000
-
-func assignments(key, value string) []string {
-	var all []string
-	for n := 0; ; n++ {
-		chunk := value[:min(len(value), maxValue)]
-		value = value[len(chunk):]
-		name := propPrefix + key
-		if n > 0 {
-			name += "." + strconv.Itoa(n)
-		}
-		all = append(all, name+"="+chunk)
-		if len(chunk) < maxValue {
-			return all
-		}
-	}
-}
-
-// joinProps reverses assignments.
-func joinProps(raw map[string]string) map[string]string {
-	props := map[string]string{}
-	for name, value := range raw {
-		key := strings.TrimPrefix(name, propPrefix)
-		if name == propID || strings.Contains(key, ".") {
-			continue
-		}
-		for n, chunk := 1, value; len(chunk) == maxValue; n++ {
-			chunk = raw[name+"."+strconv.Itoa(n)]
-			value += chunk
-		}
-		props[key] = value
-	}
-	return props
-}
-
-func (z *ZFS) ImageRoot(id string) string {
-	root, err := z.imageRoot(id)
-	if err != nil {
-		root = "" // the path does not exist then, whatever it is
-	}
-	return z.root("images", id, root)
-}
-
-// root is where the root of an image or task is mounted on the host.
-func (z *ZFS) root(kind, name, prop string) string {
-	return filepath.Join(z.mountRoot, kind, name, prop)
-}
-
-// imageRoot reads an image's property root, once: a clone should cost one command.
-func (z *ZFS) imageRoot(id string) (string, error) {
-	if root, ok := z.roots.Load(id); ok {
-		return root.(string), nil
-	}
-	lines, err := zfs("get", "-Hp", "-o", "value", propID+","+propRoot, string(z.image(id)))
-	if isMissing(err) || err == nil && lines[0][0] != id {
-		return "", fmt.Errorf("image %s: %w", id, ErrNotFound)
-	}
-	if err != nil {
-		return "", err
-	}
-	root := strings.TrimPrefix(lines[1][0], "-")
-	z.roots.Store(id, root)
-	return root, nil
-}
-
-func (z *ZFS) RemoveImage(ctx context.Context, id string) error {
-	if err := valid("image", id); err != nil {
-		return err
-	}
-	z.roots.Delete(id)
-	if err := destroy(ctx, z.image(id)); err != nil {
-		if isCloned(err) {
-			return fmt.Errorf("image %s: %w", id, ErrInUse)
-		}
-		return err
-	}
-	return removeDirs(filepath.Join(z.mountRoot, "images", id))
-}
-
-// Clone is one command for an image that was cloned before.
-func (z *ZFS) Clone(ctx context.Context, id, name string, opt CloneOptions) (string, error) {
-	if err := errors.Join(valid("image", id), valid("task", name), ctx.Err()); err != nil {
-		return "", err
-	}
-	if control.MatchString(opt.TaskID) || opt.TaskID == "" || len(opt.TaskID) > maxValue {
-		return "", fmt.Errorf("task ID %q: not a name", opt.TaskID)
-	}
-	root, err := z.imageRoot(id)
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(z.mountRoot, "tasks", name)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err
-	}
-	at := filepath.Join(dir, potRoot)
-	if root == potRoot {
-		at = dir
-	}
-	args := []string{"clone", "-o", "mountpoint=" + at, "-o", propTask + "=" + opt.TaskID}
-	if opt.Quota > 0 {
-		args = append(args, "-o", "quota="+strconv.FormatUint(opt.Quota, 10))
-	}
-	_, err = zfs(append(args, z.image(id).Snapshot(imageSnapshot), string(z.task(name)))...)
-	switch {
-	case isExists(err):
-		return "", fmt.Errorf("task %s: its root %w", name, ErrExists)
-	case isMissing(err):
-		z.roots.Delete(id)
-		return "", errors.Join(fmt.Errorf("image %s: %w", id, ErrNotFound), removeDirs(dir))
-	case err == nil:
-		err = checkMounted(at, z.TaskRoot(name))
-	}
-	if err != nil {
-		return "", errors.Join(err, z.RemoveTask(context.WithoutCancel(ctx), name))
-	}
-	return z.TaskRoot(name), nil
-}
-
-// checkMounted refuses a root that is part of the host's file system.
-func checkMounted(at, root string) error {
-	here, err := os.Lstat(at)
-	if err != nil {
-		return err
-	}
-	above, err := os.Lstat(filepath.Dir(at))
-	if err != nil {
-		return err
-	}
-	if device(here) == device(above) {
-		return fmt.Errorf("%s is not mounted", at)
-	}
-	if info, err := os.Lstat(root); err != nil || !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", root)
-	}
-	return nil
-}
-
-func device(info os.FileInfo) uint64 { return uint64(info.Sys().(*syscall.Stat_t).Dev) }
-
-func (z *ZFS) Tasks(context.Context) ([]Task, error) {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,"+propTask, string(z.tasks()))
-	if err != nil {
-		return nil, err
-	}
-	var tasks []Task
-	for _, l := range lines {
-		if name, ok := strings.CutPrefix(l[0], string(z.tasks())+"/"); ok {
-			tasks = append(tasks, Task{Name: name, TaskID: l[1], Root: z.TaskRoot(name)})
-		}
-	}
-	return tasks, nil
-}
-
-func (z *ZFS) TaskRoot(name string) string { return z.root("tasks", name, potRoot) }
-
-func (z *ZFS) RemoveTask(ctx context.Context, name string) error {
-	if err := valid("task", name); err != nil {
-		return err
-	}
-	root := z.TaskRoot(name)
-	err := retry(ctx, func() error {
-		if err := UnmountAll(root); err != nil {
-			return err
-		}
-		return destroyOnce(z.task(name))
-	})
-	if err != nil {
-		return err
-	}
-	return removeDirs(root, filepath.Dir(root))
-}
-
-// removeDirs removes mount points. Of a directory with something in it, it removes nothing.
-func removeDirs(dirs ...string) error {
-	for _, dir := range dirs {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-// Send's stream ends with ctx as soon as w takes no more of it.
-func (z *ZFS) Send(ctx context.Context, from, id string, w io.Writer) error {
-	if err := valid("image", id); err != nil {
-		return err
-	}
-	w = untilDone{ctx, w}
-	snapshot := func(id string) *gozfs.Dataset {
-		return &gozfs.Dataset{Name: z.image(id).Snapshot(imageSnapshot), Type: gozfs.DatasetSnapshot}
-	}
-	var err error
-	if from == "" {
-		err = plain(snapshot(id).SendSnapshot(w))
-	} else if err = valid("image", from); err == nil {
-		err = plain(snapshot(id).IncrementalSend(snapshot(from), w))
-	}
-	if isMissing(err) {
-		return errors.Join(fmt.Errorf("image %s: %w", id, ErrNotFound), err)
-	}
-	return err
-}
-
-// untilDone is a writer that fails when ctx has ended.
-type untilDone struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (u untilDone) Write(p []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.w.Write(p)
-}
-
-// retry calls f until it does not say busy: what has just ended in a dataset holds it for a moment.
-func retry(ctx context.Context, f func() error) error {
-	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		err := f()
-		if err == nil || !isBusy(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("gave up: %w", err)
-		case <-time.After(pause):
-		}
-	}
+// path is where something of an image or task is mounted on the host.
+func (z *ZFS) path(kind, name, folder string) string {
+	return filepath.Join(z.mountRoot, kind, name, folder)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os/exec"
 	"strings"
-	"syscall"
 
 	gozfs "github.com/mistifyio/go-zfs/v4"
 )
@@ -102,6 +101,3 @@ func says(err error, words string) bool {
 func isMissing(err error) bool { return says(err, "does not exist") }
 func isExists(err error) bool  { return says(err, "already exists") }
 func isCloned(err error) bool  { return says(err, "dependent clones") }
-
-// isBusy matches "Device busy", "dataset is busy", "pool or dataset is busy" and EBUSY from a system call.
-func isBusy(err error) bool { return says(err, "busy") || errors.Is(err, syscall.EBUSY) }

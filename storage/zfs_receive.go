@@ -9,89 +9,53 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 )
-
-// cleanupTime is for removing what a failed step made, when its own ctx may have ended.
-const cleanupTime = time.Minute
 
 func (z *ZFS) Receive(ctx context.Context, tmp, base string, stream io.Reader) error {
 	if err := valid("image", tmp); err != nil {
 		return err
 	}
 	d := z.temporary(tmp)
-	args := []string{"receive", "-u"}
-	if base != "" {
-		if _, err := z.imageRoot(base); err != nil {
-			return err
-		}
-		args = append(args, "-o", "origin="+z.image(base).Snapshot(imageSnapshot))
-	}
-	head, err := readHead(stream, base != "")
-	if err != nil {
-		return err
-	}
 	if _, err := zfs("list", "-H", "-o", "name", string(d)); !isMissing(err) {
 		return errors.Join(err, fmt.Errorf("temporary image %s: %w", tmp, ErrExists))
 	}
-	if err := pour(ctx, head, stream, append(args, string(d))...); err != nil {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-		defer cancel()
-		return errors.Join(err, z.Discard(clean, tmp))
-	}
-	return nil
-}
-
-// pour feeds head and then stream to a zfs command until one of them, or ctx, ends. A receive is told to end by the end of its pipe, not by a
-// signal: it then removes what it has received.
-func pour(ctx context.Context, head []byte, stream io.Reader, args ...string) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	var stderr bytes.Buffer
-	cmd := exec.Command("zfs", args...)
-	cmd.Stdin, cmd.Stderr = r, &stderr
-	err = cmd.Start()
-	r.Close()
-	if err != nil {
-		return err
-	}
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		w.Close()
-		select {
-		case <-ended:
-		case <-time.After(cleanupTime):
-			cmd.Process.Kill()
+	var origin []string
+	if base != "" {
+		if _, err := z.layout(base); err != nil {
+			return err
 		}
-	})
+		origin = []string{"-o", "origin=" + z.image(base).Snapshot(imageSnapshot)}
+	}
+	pipes := &receives{}
+	in := &source{Reader: stream}
+	s := splitter{incremental: base != "", open: func(child string) (io.WriteCloser, error) {
+		args := append([]string{"receive", "-u"}, origin...)
+		if child == "" {
+			return pipes.start(append(args, string(d))...)
+		}
+		return pipes.start("receive", "-u", string(z.temporaryChild(tmp)))
+	}}
+	stop := context.AfterFunc(ctx, pipes.abandon)
 	defer stop()
-	in := &source{Reader: io.MultiReader(bytes.NewReader(head), stream)}
-	poured := make(chan error, 1)
-	go func() {
-		_, err := io.CopyBuffer(struct{ io.Writer }{w}, in, make([]byte, 1<<20))
-		w.Close()
-		poured <- err
-	}()
-	err = cmd.Wait()
-	close(ended)
-	wrote := <-poured
+	err := s.split(in)
 	switch {
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
 	case in.err != nil:
-		return in.err
-	case err != nil:
-		return newCommandError(strings.Join(cmd.Args, " "), stderr.String(), err)
-	case wrote != nil:
-		return fmt.Errorf("the stream goes on after its end: %w", wrote)
+		err = in.err
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	pipes.abandon()
+	clean, cancel := cleanup(ctx)
+	defer cancel()
+	return errors.Join(err, z.Discard(clean, tmp))
 }
 
-// source remembers why it ended, to tell the stream's failure from that of the command it went to.
+// source remembers why it ended, to tell the stream's failure from that of what it went to.
 type source struct {
 	io.Reader
 	err error
@@ -103,4 +67,88 @@ func (s *source) Read(p []byte) (int, error) {
 		s.err = err
 	}
 	return n, err
+}
+
+// receives are the zfs receive commands of one stream, of which one runs at a time.
+type receives struct {
+	mu        sync.Mutex
+	current   *receive
+	abandoned bool
+}
+
+func (r *receives) start(args ...string) (io.WriteCloser, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.abandoned {
+		return nil, context.Canceled
+	}
+	c, err := startReceive(args...)
+	r.current = c
+	return c, err
+}
+
+// abandon ends the running command. The end of its pipe makes it remove what it has received; a signal would not, everywhere.
+func (r *receives) abandon() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.abandoned = true
+	if r.current != nil {
+		r.current.pipe.Close()
+		kill := time.AfterFunc(cleanupTime, func() { r.current.cmd.Process.Kill() })
+		defer kill.Stop()
+		r.current.wait()
+	}
+}
+
+// receive is a running zfs receive.
+type receive struct {
+	cmd    *exec.Cmd
+	pipe   *os.File
+	stderr bytes.Buffer
+	ended  chan struct{}
+	err    error // once it has ended
+}
+
+func startReceive(args ...string) (*receive, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	growPipe(w)
+	c := &receive{cmd: exec.Command("zfs", args...), pipe: w, ended: make(chan struct{})}
+	c.cmd.Stdin, c.cmd.Stderr = r, &c.stderr
+	if err := c.cmd.Start(); err != nil {
+		w.Close()
+		return nil, err
+	}
+	go func() {
+		c.err = c.cmd.Wait()
+		close(c.ended)
+	}()
+	return c, nil
+}
+
+// Write fails with the command's own reason when it has ended before its stream.
+func (c *receive) Write(p []byte) (int, error) {
+	n, err := c.pipe.Write(p)
+	if err != nil {
+		c.pipe.Close()
+		if failed := c.wait(); failed != nil {
+			err = failed
+		}
+	}
+	return n, err
+}
+
+func (c *receive) Close() error {
+	return errors.Join(c.pipe.Close(), c.wait())
+}
+
+func (c *receive) wait() error {
+	<-c.ended
+	if c.err != nil {
+		return newCommandError(strings.Join(c.cmd.Args, " "), c.stderr.String(), c.err)
+	}
+	return nil
 }

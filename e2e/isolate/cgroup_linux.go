@@ -2,6 +2,7 @@ package isolate
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -148,16 +149,20 @@ func vacate(root string) error {
 	return nil
 }
 
-// removeCgroups waits a little for the kernel to let go of processes that have just been killed.
-func removeCgroups(dirs []string) {
+// removeCgroups waits for the kernel to let go of processes that have just been killed.
+func removeCgroups(dirs []string) error {
+	var errs []error
 	for _, dir := range dirs {
-		for range 50 {
-			if removeTree(dir) == nil {
+		var err error
+		for range 250 {
+			if err = removeTree(dir); err == nil {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
+		errs = append(errs, err)
 	}
+	return errors.Join(errs...)
 }
 
 func removeTree(dir string) error {

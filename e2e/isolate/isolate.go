@@ -4,6 +4,7 @@
 package isolate
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,9 +14,21 @@ import (
 	"syscall"
 )
 
+// Network is what the host of one's own is connected to. FreeBSD knows only Shared.
+type Network int
+
+const (
+	Shared Network = iota // it is the machine's
+	Apart                 // its own, with one other host, made for it
+	Beside                // its own, with the machine as the other host
+)
+
+// Address is that of a host with a network of its own. The other host's is 198.51.100.2.
+const Address = "198.51.100.1"
+
 // Options say what is separate from the machine.
 type Options struct {
-	Network bool         // Linux: an own network, with another host ("outside") beside it
+	Network Network
 	Before  func()       // called on the machine, before the program starts
 	After   func() error // called on the machine, after all of it has gone
 }
@@ -57,12 +70,12 @@ func outer(opt Options) int {
 	return code
 }
 
-func run(opt Options) (int, error) {
+func run(opt Options) (code int, err error) {
 	tmp, err := os.MkdirTemp("", "nomad-driver-jail-")
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	// Jails run as users who must reach what lies below.
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return 1, err
@@ -71,9 +84,9 @@ func run(opt Options) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	defer undo()
+	defer func() { err = errors.Join(err, undo()) }()
 	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
-	return wait(cmd)
+	return wait(cmd, func(pid int) error { return connect(opt.Network, pid) })
 }
 
 // self is this program again, as the process that the next stage is.
@@ -89,8 +102,8 @@ func self(next string) *exec.Cmd {
 	return cmd
 }
 
-// wait starts cmd and forwards to it the signals that ask to end.
-func wait(cmd *exec.Cmd) (int, error) {
+// wait starts cmd, calls started with its process ID, and forwards to it the signals that ask to end.
+func wait(cmd *exec.Cmd, started func(pid int) error) (int, error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	if err := cmd.Start(); err != nil {
@@ -101,6 +114,11 @@ func wait(cmd *exec.Cmd) (int, error) {
 			cmd.Process.Signal(s)
 		}
 	}()
+	if err := started(cmd.Process.Pid); err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return 1, err
+	}
 	cmd.Wait()
 	signal.Stop(signals)
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {

@@ -1,6 +1,7 @@
 package isolate
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -18,30 +20,30 @@ import (
 const (
 	inside  = "host0"
 	outside = "outside"
+	beside  = "njbeside" // the machine's end of its link with the host beside it
 )
 
 func executable() string { return "/proc/self/exe" }
 
-func command(opt Options, label string) (undo func(), cmd *exec.Cmd, err error) {
+func command(opt Options, label string) (undo func() error, cmd *exec.Cmd, err error) {
 	made, err := makeCgroups(label)
-	undo = func() { removeCgroups(made) }
 	if err != nil {
-		undo()
-		return nil, nil, err
+		return nil, nil, errors.Join(err, removeCgroups(made))
 	}
 	madeNetns := os.Mkdir("/run/netns", 0o755) == nil
-	undo = func() {
-		removeCgroups(made)
+	undo = func() error {
+		err := errors.Join(removeCgroups(made), disconnect(opt.Network))
 		if madeNetns {
-			os.Remove("/run/netns")
+			os.Remove("/run/netns") // which others may use by now
 		}
+		return err
 	}
 	// The child dies with the thread that started it, so that thread has to stay.
 	runtime.LockOSThread()
 	cmd = self("init")
 	cmd.Env = append(cmd.Env, cgroupLabel+"="+label)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
-	if opt.Network {
+	if opt.Network != Shared {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
 	}
 	return undo, cmd, nil
@@ -94,17 +96,46 @@ func furnish(opt Options) error {
 	if err := enterCgroups(os.Getenv(cgroupLabel)); err != nil {
 		return err
 	}
-	if opt.Network {
-		return furnishNetwork()
+	switch opt.Network {
+	case Apart:
+		if err := neighbour(); err != nil {
+			return err
+		}
+	case Shared:
+		return nil
+	}
+	return furnishNetwork()
+}
+
+// connect links the host that pid has made to the machine.
+func connect(network Network, pid int) error {
+	if network != Beside {
+		return nil
+	}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: beside}, PeerName: inside, PeerNamespace: netlink.NsPid(pid)}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return fmt.Errorf("veth %s: %w; does another such host run?", beside, err)
+	}
+	return address(beside, "198.51.100.2/24")
+}
+
+// disconnect does what the end of the host does too, some time later.
+func disconnect(network Network) error {
+	if network != Beside {
+		return nil
+	}
+	link, err := netlink.LinkByName(beside)
+	if err != nil {
+		return nil // gone already
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("interface %s: %w", beside, err)
 	}
 	return nil
 }
 
-// furnishNetwork gives this host 198.51.100.1 and makes another one, 198.51.100.2, which is also its default route.
-func furnishNetwork() error {
-	if err := up("lo"); err != nil {
-		return err
-	}
+// neighbour makes another host and links this one to it.
+func neighbour() error {
 	here, err := netns.Get()
 	if err != nil {
 		return err
@@ -115,30 +146,32 @@ func furnishNetwork() error {
 		return fmt.Errorf("network namespace %s: %w", outside, err)
 	}
 	defer there.Close()
-	if err := up("lo"); err != nil {
-		return err
-	}
-	if err := netns.Set(here); err != nil {
-		return err
-	}
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: inside}, PeerName: "eth0", PeerNamespace: netlink.NsFd(there)}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: inside, PeerNamespace: netlink.NsFd(here)}
 	if err := netlink.LinkAdd(pair); err != nil {
-		return fmt.Errorf("veth %s: %w", inside, err)
+		return fmt.Errorf("veth eth0: %w", err)
 	}
-	if err := address(inside, "198.51.100.1/24", "2001:db8:100::1/64"); err != nil {
-		return err
-	}
-	gateway := net.ParseIP("198.51.100.2")
-	if err := netlink.RouteAdd(&netlink.Route{Gw: gateway}); err != nil {
-		return fmt.Errorf("default route: %w", err)
-	}
-	if err := netns.Set(there); err != nil {
-		return err
-	}
-	if err := address("eth0", "198.51.100.2/24", "2001:db8:100::2/64"); err != nil {
+	if err := errors.Join(up("lo"), address("eth0", "198.51.100.2/24", "2001:db8:100::2/64")); err != nil {
 		return err
 	}
 	return netns.Set(here)
+}
+
+// furnishNetwork gives this host its address and the other host as its way to everywhere.
+func furnishNetwork() error {
+	// The other host may be linking us just now.
+	for range 500 {
+		if _, err := netlink.LinkByName(inside); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := errors.Join(up("lo"), address(inside, Address+"/24", "2001:db8:100::1/64")); err != nil {
+		return err
+	}
+	if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("198.51.100.2")}); err != nil {
+		return fmt.Errorf("default route: %w", err)
+	}
+	return nil
 }
 
 func up(name string) error {
@@ -188,15 +221,28 @@ func DialOutside(network, address string) (net.Conn, error) {
 	}
 	done := make(chan result)
 	go func() {
-		// Not unlocked: the thread stays in the other namespace and ends with the goroutine.
-		runtime.LockOSThread()
-		if err := netns.Set(there); err != nil {
-			done <- result{nil, err}
-			return
-		}
-		conn, err := net.Dial(network, address)
+		conn, err := dialIn(there, network, address)
 		done <- result{conn, err}
 	}()
 	r := <-done
 	return r.conn, r.err
+}
+
+// dialIn takes its thread along and brings it back: a thread that ended would take with it what it has started (prctl(2), PR_SET_PDEATHSIG).
+func dialIn(there netns.NsHandle, network, address string) (net.Conn, error) {
+	runtime.LockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		return nil, err
+	}
+	defer here.Close()
+	if err := netns.Set(there); err != nil {
+		return nil, err
+	}
+	conn, err := net.Dial(network, address)
+	if back := netns.Set(here); back != nil {
+		return nil, errors.Join(err, back) // and the thread stays locked, to end
+	}
+	runtime.UnlockOSThread()
+	return conn, err
 }

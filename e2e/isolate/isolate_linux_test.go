@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	isolate.Enter(isolate.Options{Network: true})
+	isolate.Enter(isolate.Options{Network: isolate.Apart})
 	os.Exit(m.Run())
 }
 

@@ -1,6 +1,6 @@
 // Command zfs makes the command line of zfs-fuse 0.7.0, which is from 2010, answer as today's zfs and zpool do, so that a Linux machine
-// without ZFS in its kernel can test on a real ZFS. Installed under the names zfs and zpool in a folder ahead in PATH, it runs the next commands
-// of those names that PATH has. It translates what the project and go-zfs say, not all that today's commands know.
+// without ZFS in its kernel can test on a real ZFS. Installed under the names zfs and zpool in a folder ahead in PATH, it runs the commands of
+// those names in the folder that the variable ZFS_FUSE_COMMANDS names, else the next ones that PATH has. It translates what the project and go-zfs say, not all that today's commands know.
 package main
 
 import (
@@ -47,13 +47,17 @@ var changes = map[string]bool{
 // real is the path of the command behind this one.
 var real string
 
-// next finds the command of that name that is behind this program in PATH, or in the folders that PATH of a user often lacks.
+// next finds the command of that name that is behind this program.
 func next(name string) (string, error) {
 	self, err := os.Stat("/proc/self/exe")
 	if err != nil {
 		return "", err
 	}
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
+	dirs := append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin")
+	if dir := os.Getenv("ZFS_FUSE_COMMANDS"); dir != "" {
+		dirs = []string{dir}
+	}
+	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
 		info, err := os.Stat(path)
 		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && !os.SameFile(info, self) {

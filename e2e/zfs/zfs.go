@@ -201,7 +201,10 @@ func receive(args []string) error {
 		}
 	}
 	for _, p := range put {
-		if strings.HasPrefix(p, "origin=") {
+		if origin, ok := strings.CutPrefix(p, "origin="); ok {
+			if err := checkOrigin(dataset, origin); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := locked("set", p, dataset); err != nil {
@@ -212,6 +215,18 @@ func receive(args []string) error {
 		return restoreMount(dataset, false)
 	}
 	return nil
+}
+
+// checkOrigin undoes a receive of what is a clone of another snapshot than the one asked for: zfs-fuse looks for the origin by itself.
+func checkOrigin(dataset, origin string) error {
+	lines, err := output("get", "-H", "-o", "value", "origin", dataset)
+	if err != nil || lines[0] == origin {
+		return err
+	}
+	if err := patient("destroy", "-r", dataset); err != nil {
+		return err
+	}
+	return fmt.Errorf("cannot receive new filesystem stream: local origin for clone %s does not exist", dataset)
 }
 
 // stream runs a real command on this one's standard input. The daemon reads the pipe itself and keeps it open until the sender closes it, so

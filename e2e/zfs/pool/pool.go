@@ -14,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 )
@@ -69,6 +68,9 @@ func Dataset(t testing.TB) string {
 	return name
 }
 
+// Kernel tells whether the pool is of the kernel's ZFS, today's, rather than of zfs-fuse behind its translator.
+func Kernel() bool { return kernelHasZFS() }
+
 // Start makes a pool for this process and for what it starts, which finds today's commands in PATH. On Linux the process should be in a mount
 // namespace of its own (isolate.Enter): the daemon and what it mounts are then gone with the namespace, however the process ends.
 func Start() (*Pool, error) {
@@ -108,15 +110,20 @@ func (p *Pool) later(undo func() error) { p.undo = append(p.undo, undo) }
 const dirPattern = "/tmp/nomad-driver-jail-pool-*"
 
 func newPool() (*Pool, error) {
-	dir, err := os.MkdirTemp(filepath.Dir(dirPattern), filepath.Base(dirPattern))
-	if err != nil {
-		return nil, err
+	for {
+		dir, err := os.MkdirTemp(filepath.Dir(dirPattern), filepath.Base(dirPattern))
+		if err != nil {
+			return nil, err
+		}
+		lock, err := lockDir(dir)
+		if err == nil && exists(lock.Name()) {
+			return &Pool{dir: dir, lock: lock}, nil
+		}
+		// A Sweep took it for one that was left.
+		if err != nil && !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
-	lock, err := lockDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	return &Pool{dir: dir, lock: lock}, nil
 }
 
 func lockDir(dir string) (*os.File, error) {
@@ -136,10 +143,6 @@ func Sweep() error {
 	dirs, err := filepath.Glob(dirPattern)
 	var errs []error
 	for _, dir := range dirs {
-		info, err := os.Stat(dir)
-		if err != nil || time.Since(info.ModTime()) < time.Second && !exists(filepath.Join(dir, "lock")) {
-			continue // another process makes or removes it just now
-		}
 		lock, err := lockDir(dir)
 		if err != nil {
 			continue

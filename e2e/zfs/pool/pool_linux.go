@@ -79,9 +79,23 @@ func (p *Pool) installDialect() error {
 	if err := os.Symlink("zfs", filepath.Join(bin, "zpool")); err != nil {
 		return err
 	}
-	old := os.Getenv("PATH")
-	p.later(func() error { return os.Setenv("PATH", old) })
-	return os.Setenv("PATH", bin+":"+old+":/usr/sbin:/sbin")
+	path := os.Getenv("PATH") + ":/usr/sbin:/sbin"
+	if os.Getenv("ZFS_FUSE_COMMANDS") == "" {
+		daemon, err := exec.LookPath("zfs-fuse")
+		if err != nil {
+			daemon = "/usr/sbin/zfs-fuse"
+		}
+		if err := p.setenv("ZFS_FUSE_COMMANDS", filepath.Dir(daemon)); err != nil {
+			return err
+		}
+	}
+	return p.setenv("PATH", bin+":"+path)
+}
+
+func (p *Pool) setenv(name, value string) error {
+	old := os.Getenv(name)
+	p.later(func() error { return os.Setenv(name, old) })
+	return os.Setenv(name, value)
 }
 
 func dialect() string {

@@ -1,0 +1,162 @@
+package rctl
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func check() error {
+	// A byte or an int, as the release has it.
+	enabled, err := unix.SysctlRaw("kern.racct.enable")
+	if err != nil {
+		return errors.New("this kernel was built without racct; build it with options RACCT, RACCT_DEFAULT_TO_DISABLED and RCTL")
+	}
+	for _, b := range enabled {
+		if b != 0 {
+			return nil
+		}
+	}
+	return errRacctOff
+}
+
+var errRacctOff = errors.New("racct is off: add kern.racct.enable=1 to /boot/loader.conf and reboot")
+
+func apply(name string, l Limits) (Subject, error) {
+	// A leftover of the same name would bring its rules along.
+	if err := remove(name); err != nil {
+		return Subject{}, err
+	}
+	if len(l.Cores) > 0 {
+		if err := setCores(name, l.Cores); err != nil {
+			return Subject{}, err
+		}
+	}
+	for _, rule := range rules(name, l) {
+		if err := rctl(unix.SYS_RCTL_ADD_RULE, rule, nil); err != nil {
+			return Subject{}, errors.Join(fmt.Errorf("rctl rule %s: %w", rule, reason(err)), remove(name))
+		}
+	}
+	return Subject{}, nil
+}
+
+// remove leaves the cpuset: it belongs to the jail and goes with it.
+func remove(name string) error {
+	err := rctl(unix.SYS_RCTL_REMOVE_RULE, "jail:"+name, nil)
+	if err == nil || err == unix.ESRCH || err == unix.ENOSYS {
+		return nil
+	}
+	return fmt.Errorf("rctl rules of jail:%s: %w", name, err)
+}
+
+func read(name string) (Usage, error) {
+	buf := buffers.Get().(*[4096]byte)
+	defer buffers.Put(buf)
+	if err := rctl(unix.SYS_RCTL_GET_RACCT, "jail:"+name, buf[:]); err != nil {
+		return Usage{}, fmt.Errorf("racct of jail:%s: %w", name, reason(err))
+	}
+	return parseUsage(unix.ByteSliceToString(buf[:]))
+}
+
+// buffers hold what the kernel says of one jail: 25 resources, each below 40 bytes.
+var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
+
+func list() ([]string, error) {
+	size, err := unix.SysctlUint32("kern.racct.rctl.maxbufsize")
+	if err != nil {
+		// No racct, no rules.
+		return nil, nil
+	}
+	buf := make([]byte, size)
+	var names []string
+	// One resource at a time: the kernel gives no longer answer than this, and so it holds four times as many jails.
+	for _, resource := range limitedResources {
+		switch err := rctl(unix.SYS_RCTL_GET_RULES, "jail::"+resource, buf); err {
+		case nil:
+			names = append(names, ruleNames(unix.ByteSliceToString(buf))...)
+		case unix.ENOSYS:
+			return nil, nil
+		case unix.ERANGE:
+			return nil, fmt.Errorf("this host has more rctl rules than the kernel lists; set sysctl kern.racct.rctl.maxbufsize=%d", 4*size)
+		default:
+			return nil, fmt.Errorf("rctl rules: %w", err)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// reason replaces the kernel's word for racct switched off.
+func reason(err error) error {
+	if err == unix.ENOSYS {
+		return errRacctOff
+	}
+	return err
+}
+
+// rctl is the five system calls of rctl_add_rule(2), which have the same shape: text in, text out.
+func rctl(call uintptr, in string, out []byte) error {
+	text, err := unix.BytePtrFromString(in)
+	if err != nil {
+		return err
+	}
+	_, _, errno := unix.Syscall6(call, uintptr(unsafe.Pointer(text)), uintptr(len(in)+1),
+		uintptr(unsafe.Pointer(unsafe.SliceData(out))), uintptr(len(out)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// From sys/cpuset.h.
+const (
+	cpuLevelWhich = 3
+	cpuWhichJail  = 5
+)
+
+// setCores ties the jail to the cores. The kernel wants its own size of mask: 256 CPUs until 13, 1024 since 14.
+func setCores(name string, cores []int) error {
+	jid, err := jailID(name)
+	if err != nil {
+		return err
+	}
+	for _, size := range []int{256 / 8, 1024 / 8} {
+		mask, err := maskOf(cores, size)
+		if err != nil {
+			return err
+		}
+		_, _, errno := unix.Syscall6(unix.SYS_CPUSET_SETAFFINITY, cpuLevelWhich, cpuWhichJail, uintptr(jid),
+			uintptr(size), uintptr(unsafe.Pointer(&mask[0])), 0)
+		if errno == 0 {
+			return nil
+		}
+		if errno != unix.ERANGE {
+			return fmt.Errorf("cores %s: %w", strings.Trim(fmt.Sprint(cores), "[]"), errno)
+		}
+	}
+	return fmt.Errorf("cores %v: the kernel takes neither size of cpuset", cores)
+}
+
+// jailID asks jail_get(2).
+func jailID(name string) (int, error) {
+	n, err := unix.BytePtrFromString(name)
+	if err != nil {
+		return 0, err
+	}
+	key := append([]byte("name"), 0)
+	iov := [2]unix.Iovec{
+		{Base: &key[0], Len: uint64(len(key))},
+		{Base: n, Len: uint64(len(name) + 1)},
+	}
+	jid, _, errno := unix.Syscall(unix.SYS_JAIL_GET, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)), 0)
+	if errno != 0 {
+		return 0, fmt.Errorf("jail %s: %w", name, os.NewSyscallError("jail_get", errno))
+	}
+	return int(jid), nil
+}
