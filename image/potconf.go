@@ -3,6 +3,8 @@ package image
 import (
 	"fmt"
 	"strings"
+
+	"github.com/mattn/go-shellwords"
 )
 
 // applyPotConf takes from a pot's conf/pot.conf what a manifest says: what to run, with which environment, where it listens.
@@ -14,7 +16,7 @@ func (m *Manifest) applyPotConf(conf string) error {
 		if !ok || strings.HasPrefix(key, "#") {
 			continue
 		}
-		words, err := shellWords(value)
+		words, err := shellwords.Parse(value)
 		if err != nil {
 			return fmt.Errorf("its pot.conf has in %s an open quotation mark; see pot.conf where it was made", key)
 		}
@@ -65,43 +67,4 @@ func potPort(s string) string {
 		port += "/udp"
 	}
 	return port
-}
-
-// shellWords splits as sh(1) does, without expanding anything.
-func shellWords(s string) ([]string, error) {
-	var words []string
-	var word strings.Builder
-	var quote rune
-	begun, escaped := false, false
-	for _, r := range s {
-		switch {
-		case escaped:
-			word.WriteRune(r)
-			escaped = false
-		case r == '\\' && quote != '\'':
-			escaped, begun = true, true
-		case quote != 0 && r == quote:
-			quote = 0
-		case quote != 0:
-			word.WriteRune(r)
-		case r == '"' || r == '\'':
-			quote, begun = r, true
-		case r == ' ' || r == '\t':
-			if begun {
-				words = append(words, word.String())
-				word.Reset()
-			}
-			begun = false
-		default:
-			word.WriteRune(r)
-			begun = true
-		}
-	}
-	if quote != 0 || escaped {
-		return nil, fmt.Errorf("%s: an open quotation mark", clip(s))
-	}
-	if begun {
-		words = append(words, word.String())
-	}
-	return words, nil
 }
