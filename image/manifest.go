@@ -37,6 +37,8 @@ type Manifest struct {
 	Parent string `json:"parent,omitempty"`
 	// Root is the folder in the dataset that is the jail's root file system; "" for the dataset itself, "m" for pot's layout.
 	Root string `json:"root,omitempty"`
+	// Skein is set in the store only, on pots: Skein-1024 of the stream and its meta.
+	Skein string `json:"skein,omitempty"`
 
 	Defaults Defaults `json:"defaults"`
 }
@@ -49,6 +51,8 @@ type Defaults struct {
 	Workdir string            `json:"workdir,omitempty"`
 	User    string            `json:"user,omitempty"`
 	Ports   []string          `json:"ports,omitempty"` // "80" or "53/udp"; informative
+	// Attributes are a pot's, by name without "pot.attr.", such as "no-rc-script".
+	Attributes map[string]string `json:"attributes,omitempty"`
 }
 
 // suffix is of the stream's file name: ".zfs.zst".

@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 
+	"github.com/nomad-driver-jail/nomad-driver-jail/image/skein"
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
@@ -20,6 +20,7 @@ type link struct {
 	base     string // where its manifest was found
 	manifest Manifest
 	signedBy string // ID of the key, "" without a signature
+	pot      *pot   // nil for our own images; its manifest is whole only after the stream
 	before   int64  // bytes of the links before it
 	total    int64  // bytes of all links
 }
@@ -27,7 +28,19 @@ type link struct {
 func (l *link) digits() string { return l.manifest.Digest[len(digestPrefix):] }
 
 // tmp is the name that the image has until it is whole, and that of its lock: a leftover is met by the next try.
-func (l *link) tmp() string { return "pull-" + l.digits()[:32] }
+func (l *link) tmp() string {
+	if l.pot != nil {
+		return l.pot.tmp()
+	}
+	return "pull-" + l.digits()[:32]
+}
+
+func (l *link) fileName() string {
+	if l.pot != nil {
+		return l.ref.fileName(potSuffix)
+	}
+	return l.ref.fileName(l.manifest.suffix())
+}
 
 // pull tries the mirrors and then the registry that the reference names.
 func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) (Image, error) {
@@ -94,11 +107,19 @@ func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference
 			return nil, "", err
 		}
 		next.Base = ref.Base
-		here, err := s.findDigest(ctx, next.Digest)
+		here, err := s.findParent(ctx, next)
 		if !errors.Is(err, errNotHere) {
 			return links, here.ID, err
 		}
 	}
+}
+
+// findParent goes by the digest, which only a pot's parent lacks.
+func (s *Store) findParent(ctx context.Context, ref Reference) (Image, error) {
+	if ref.Digest == "" {
+		return s.find(ctx, ref)
+	}
+	return s.findDigest(ctx, ref.Digest)
 }
 
 // explain says of which image below the wanted one an error is.
@@ -112,10 +133,17 @@ func (l *link) explain(wanted Reference, err error) error {
 // manifest asks a registry what the image is.
 func (s *Store) manifest(ctx context.Context, c *client, base string, ref Reference) (*link, error) {
 	data, err := s.small(ctx, c, base+"/"+ref.fileName(".json"))
+	if isNotFound(err) {
+		l, potErr := s.potLink(ctx, c, base, ref)
+		if isNotFound(potErr) {
+			return nil, err
+		}
+		return l, potErr
+	}
 	if err != nil {
 		return nil, err
 	}
-	signer, err := s.signer(ctx, c, base, ref, data)
+	signer, err := s.signer(ctx, c, base, ref.fileName(".json"), data)
 	if err != nil {
 		return nil, err
 	}
@@ -129,25 +157,24 @@ func (s *Store) manifest(ctx context.Context, c *client, base string, ref Refere
 	return &link{ref: ref, client: c, base: base, manifest: m, signedBy: signer}, nil
 }
 
-// signer is the ID of the key that signed the manifest, where this host wants that.
-func (s *Store) signer(ctx context.Context, c *client, base string, ref Reference, manifest []byte) (string, error) {
+// signer is the ID of the key that signed the registry's file, where this host wants that.
+func (s *Store) signer(ctx context.Context, c *client, base, file string, data []byte) (string, error) {
 	trust, err := s.trust()
 	if err != nil {
 		return "", err
 	}
 	if len(trust) == 0 {
-		s.log.Info("the image's origin is not verified: no keys are configured", "image", ref.String())
+		s.log.Info("the image's origin is not verified: no keys are configured", "file", base+"/"+file)
 		return "", nil
 	}
-	text, err := s.small(ctx, c, base+"/"+ref.fileName(signatureSuffix))
-	var missing *statusError
-	if errors.As(err, &missing) && missing.code == http.StatusNotFound {
-		return "", fmt.Errorf("its manifest is not signed, the registry has no %s, and this host takes signed images only; sign it with: image sign", missing.url)
+	text, err := s.small(ctx, c, base+"/"+file+".sig")
+	if isNotFound(err) {
+		return "", fmt.Errorf("it is not signed, the registry has no %s/%s.sig, and this host takes signed images only; sign it with: image sign", base, file)
 	}
 	if err != nil {
 		return "", err
 	}
-	return verify(manifest, text, trust)
+	return verify(data, text, trust)
 }
 
 // accept is this host's part of judging a manifest.
@@ -189,26 +216,58 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 		return "", err
 	}
 	defer lock.release()
-	r := record{Reference: l.ref.unpinned(), Manifest: l.manifest, SignedBy: l.signedBy}
-	here, err := s.findDigest(ctx, l.manifest.Digest)
+	here, err := s.findLink(ctx, l)
 	switch {
 	case err == nil:
-		return here.ID, s.setName(ctx, here.ID, r)
+		return here.ID, s.setName(ctx, here.ID, l.record())
 	case !errors.Is(err, errNotHere):
 		return "", err
 	}
-	tell := func(bytes int64) {
-		p := Progress{Bytes: l.before + bytes, Total: l.total}
+	tell := func(bytes, size int64) {
+		p := Progress{Bytes: l.before + bytes, Total: max(l.total, l.before+size)}
 		lock.tell(p)
 		report(p)
 	}
 	if err := s.receive(ctx, l, parent, tell); err != nil {
 		return "", err
 	}
-	return l.digits(), s.commit(ctx, l, r)
+	return l.digits(), s.commit(ctx, l)
 }
 
-func (s *Store) commit(ctx context.Context, l *link, r record) error {
+func (l *link) record() record {
+	return record{Reference: l.ref.unpinned(), Manifest: l.manifest, SignedBy: l.signedBy}
+}
+
+// findLink looks for the image that the link's stream would make. What its manifest lacks, as a pot's does, comes from there.
+func (s *Store) findLink(ctx context.Context, l *link) (Image, error) {
+	if l.pot == nil {
+		return s.findDigest(ctx, l.manifest.Digest)
+	}
+	all, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	for _, img := range all {
+		if img.Manifest.Skein == l.pot.sum {
+			name, tag := l.manifest.Name, l.manifest.Tag
+			l.manifest = img.Manifest
+			l.manifest.Name, l.manifest.Tag = name, tag
+			return img, l.checkPin()
+		}
+	}
+	return Image{}, errNotHere
+}
+
+// checkPin is for a pot, whose digest is known only now.
+func (l *link) checkPin() error {
+	if l.ref.Digest != "" && l.ref.Digest != l.manifest.Digest {
+		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", l.manifest.Digest, l.ref.Digest)
+	}
+	return nil
+}
+
+func (s *Store) commit(ctx context.Context, l *link) error {
+	r := l.record()
 	value, err := r.value()
 	if err == nil {
 		props := map[string]string{r.key(): value}
@@ -235,7 +294,7 @@ func (s *Store) discard(tmp string) {
 }
 
 // receive brings the stream into the backend, whole and verified, under the link's temporary name; on error nothing is left.
-func (s *Store) receive(ctx context.Context, l *link, parent string, report func(int64)) error {
+func (s *Store) receive(ctx context.Context, l *link, parent string, report func(bytes, size int64)) error {
 	if err := s.backend.Discard(ctx, l.tmp()); err != nil {
 		return err
 	}
@@ -255,12 +314,16 @@ func (s *Store) receive(ctx context.Context, l *link, parent string, report func
 }
 
 // receiveOnce is the one pass: registry, hash, decompressor, backend. It returns how many bytes came.
-func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patience *patience, report func(int64)) (int64, error) {
+func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patience *patience, report func(bytes, size int64)) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	src := &source{
-		ctx: ctx, client: l.client, url: l.base + "/" + l.ref.fileName(l.manifest.suffix()), size: l.manifest.Size,
+		ctx: ctx, client: l.client, url: l.base + "/" + l.fileName(), size: l.manifest.Size,
 		hash: sha256.New(), patience: patience, stall: s.options.Limits.Stall, report: report,
+	}
+	if l.pot != nil {
+		src.size, l.pot.hash = -1, skein.New()
+		src.also = l.pot.hash
 	}
 	defer src.Close()
 	buffered := readAhead(src)
@@ -278,7 +341,12 @@ func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed i
 	}
 	defer decoder.Close()
 	bounded := &boundedReader{r: decoder, left: l.manifest.UncompressedSize}
-	err = s.backend.Receive(ctx, l.tmp(), parent, bounded)
+	if l.pot != nil {
+		bounded.left = s.options.Limits.Stream
+		err = s.unpackPot(ctx, l, parent, bounded)
+	} else {
+		err = s.backend.Receive(ctx, l.tmp(), parent, bounded)
+	}
 	if bounded.err != nil {
 		return bounded.err
 	}
@@ -287,6 +355,10 @@ func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed i
 	}
 	if _, err := io.Copy(io.Discard, bounded); err != nil {
 		return err
+	}
+	if l.pot != nil {
+		l.manifest.UncompressedSize = s.options.Limits.Stream - bounded.left
+		return nil
 	}
 	if bounded.left > 0 {
 		return &refusal{fmt.Errorf("its stream decompresses to %d bytes and the manifest says %d; publish it again", l.manifest.UncompressedSize-bounded.left, l.manifest.UncompressedSize)}
@@ -310,7 +382,7 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	b.left -= int64(n)
 	switch {
 	case b.left < 0:
-		b.err = &refusal{errors.New("its stream decompresses to more bytes than the manifest says; publish it again")}
+		b.err = &refusal{errors.New("its stream decompresses to more bytes than it may; publish it again")}
 		return 0, b.err
 	case err != nil && !errors.Is(err, io.EOF):
 		b.err = err
@@ -325,8 +397,8 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 	if err != nil {
 		return err
 	}
-	if digest := digestPrefix + hex.EncodeToString(src.hash.Sum(nil)); digest != l.manifest.Digest {
-		return fmt.Errorf("the digest of its stream is %s and not the manifest's %s; the registry's copy is damaged, publish it again", digest, l.manifest.Digest)
+	if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset); err != nil {
+		return err
 	}
 	var refused *refusal
 	if errors.As(unpacked, &refused) {
@@ -336,4 +408,20 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))
 	}
 	return nil
+}
+
+// checkDigest compares what came with what was said; of a pot it notes what nobody said.
+func (l *link) checkDigest(digest string, size int64) error {
+	if l.pot == nil {
+		if digest != l.manifest.Digest {
+			return fmt.Errorf("the digest of its stream is %s and not the manifest's %s; the registry's copy is damaged, publish it again", digest, l.manifest.Digest)
+		}
+		return nil
+	}
+	l.pot.hash.Write(l.pot.meta)
+	if sum := hex.EncodeToString(l.pot.hash.Sum(nil)); sum != l.pot.sum {
+		return fmt.Errorf("the Skein-1024 of its stream and meta is %s… and not %s… as its .skein file says; the registry's copy is damaged, export it again", sum[:16], l.pot.sum[:16])
+	}
+	l.manifest.Digest, l.manifest.Size = digest, size
+	return l.checkPin()
 }

@@ -131,7 +131,7 @@ func TestSignedImages(t *testing.T) {
 	before := h.state(t)
 	ref := r.ref(t, "web:1")
 	_, err = h.Ensure(t.Context(), ref, EnsureOptions{})
-	h.refused(t, err, "image web:1: its manifest is not signed, the registry has no "+r.url+"/web_1.json.sig, and this host takes signed images only; sign it with: image sign", before, whole)
+	h.refused(t, err, "image web:1: it is not signed, the registry has no "+r.url+"/web_1.json.sig, and this host takes signed images only; sign it with: image sign", before, whole)
 
 	if err := Sign(dir, ref, theirs); err != nil {
 		t.Fatal(err)

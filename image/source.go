@@ -19,9 +19,10 @@ type source struct {
 	url      string
 	size     int64 // what the file must have; -1 where only the server says
 	hash     hash.Hash
+	also     io.Writer // another hash, or nil
 	patience *patience
 	stall    time.Duration
-	report   func(bytes int64)
+	report   func(bytes, size int64)
 
 	offset    int64
 	validator string
@@ -39,9 +40,12 @@ func (s *source) Read(p []byte) (int, error) {
 	for s.err == nil {
 		n, err := s.read(p)
 		s.hash.Write(p[:n])
+		if s.also != nil {
+			s.also.Write(p[:n])
+		}
 		s.offset += int64(n)
 		if n > 0 {
-			s.report(s.offset)
+			s.report(s.offset, s.size)
 		}
 		if err != nil {
 			s.fail(err)
