@@ -29,7 +29,7 @@ func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 
 func execute(ctx context.Context, out, problems io.Writer, args ...string) error {
 	root := &cobra.Command{Use: "nomad-driver-jail", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(New())
+	root.AddCommand(New(nil))
 	root.SetOut(out)
 	root.SetErr(problems)
 	root.SetArgs(append([]string{"image"}, args...))
@@ -147,7 +147,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"list", "--dataset", "a/b", "--directory", "/c"}, "--dataset and --directory exclude each other"},
 		{[]string{"pull", "web"}, `image "web": it has no tag`},
 		{[]string{"pull"}, "accepts 1 arg(s), received 0; usage: nomad-driver-jail image pull URL/NAME:TAG"},
-		{[]string{"build", "web:1", "x", "--cmd", "[1]", "--directory", "/tmp"}, `--cmd "[1]" is no JSON list of strings`},
+		{[]string{"build", "web:1", "x", "--cmd", "[1]", "--directory", "/tmp"}, `--cmd: [1] is no JSON list of strings`},
 		{[]string{"build", "web:1", "x", "--env", "A", "--directory", "/tmp"}, `--env "A" has no =`},
 		{[]string{"list", "--colour"}, "unknown flag: --colour"},
 		{[]string{"lst"}, `unknown command "lst"`},
