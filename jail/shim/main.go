@@ -25,7 +25,7 @@ import (
 // Descriptors that package launch hands over, beyond /dev/null as 0 and 1.
 const (
 	reportFD = 2 // "started" or a sentence; a panic goes here too. Its closing tells launch that the process is gone
-	aliveFD  = 3 // write end of the state folder's FIFO
+	aliveFD  = 3 // read end of the state folder's FIFO: open while the task has not ended
 )
 
 func init() {
