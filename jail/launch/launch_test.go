@@ -23,7 +23,12 @@ import (
 
 var shim string
 
-func TestMain(m *testing.M) { os.Exit(withShim(m)) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(pluginEnv); dir != "" {
+		actAsPlugin(dir)
+	}
+	os.Exit(withShim(m))
+}
 
 // withShim runs the tests with the shim that is built from this source, or where there is no Go, with the one embedded.
 func withShim(m *testing.M) int {

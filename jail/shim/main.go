@@ -60,7 +60,7 @@ func dropDescriptors(last int) {
 // those that an init has not asked for. They are caught, not ignored, because what is ignored stays ignored across exec: the task
 // would start with SIGHUP off.
 func catchSignals() {
-	fatal := append([]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGABRT, unix.SIGILL, unix.SIGTRAP,
+	fatal := append([]os.Signal{unix.SIGHUP, unix.SIGPIPE, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGABRT, unix.SIGILL, unix.SIGTRAP,
 		unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV, unix.SIGSYS}, hostSignals...)
 	signal.Notify(make(chan os.Signal, 1), fatal...)
 }
