@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
+)
+
+var errUnfit = errors.New("this host cannot run the driver yet")
+
+func doctorCommand() *cobra.Command {
+	var flags hostFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what this host has of what the driver needs, and how to get the rest",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			host, err := flags.host()
+			if err != nil {
+				return err
+			}
+			parts := host.Parts(cmd.Context())
+			if asJSON {
+				err = json.NewEncoder(cmd.OutOrStdout()).Encode(report(parts))
+			} else {
+				printParts(cmd.OutOrStdout(), parts)
+			}
+			for _, p := range parts {
+				if p.Err != nil {
+					err = errors.Join(err, errUnfit)
+					break
+				}
+			}
+			return err
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// partReport is a driver.Part as doctor --json prints it.
+type partReport struct {
+	Name    string            `json:"name"`
+	OK      bool              `json:"ok"`
+	Missing string            `json:"missing,omitempty"`
+	Facts   map[string]string `json:"facts,omitempty"`
+}
+
+func report(parts []driver.Part) []partReport {
+	out := make([]partReport, 0, len(parts))
+	for _, p := range parts {
+		r := partReport{Name: p.Name, OK: p.Err == nil, Facts: p.Facts}
+		if p.Err != nil {
+			r.Missing = p.Err.Error()
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func printParts(w io.Writer, parts []driver.Part) {
+	green, red, plain := "\x1b[32m", "\x1b[31m", "\x1b[0m"
+	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		green, red, plain = "", "", ""
+	}
+	for _, p := range report(parts) {
+		if !p.OK {
+			fmt.Fprintf(w, "%smissing%s  %-8s  %s\n", red, plain, p.Name, p.Missing)
+			continue
+		}
+		fmt.Fprintf(w, "%sok%s       %-8s", green, plain, p.Name)
+		for _, k := range slices.Sorted(maps.Keys(p.Facts)) {
+			fmt.Fprintf(w, "  %s=%s", k, p.Facts[k])
+		}
+		fmt.Fprintln(w)
+	}
+}

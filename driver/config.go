@@ -1,0 +1,175 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+)
+
+// Config is the operator's plugin configuration. Whatever widens what a job may do is here and nowhere else.
+type Config struct {
+	// Dataset is the ZFS dataset below which images and tasks are kept, such as "zroot/jails"; or Directory, a plain
+	// directory where there is no ZFS. Exactly one of them.
+	Dataset   string `codec:"dataset"`
+	Directory string `codec:"directory"`
+	// StateDir is where a task's state and the installed shim live. It must be one folder per host and survive the agent.
+	StateDir string `codec:"state_dir"`
+
+	// HostPaths are the absolute paths that copy and mount may name as sources: "/path", or "/path:ro" for reading only.
+	HostPaths []string `codec:"host_paths"`
+	// Allow are the permissions that a job may ask for with its own allow: "host_network", or what jail(8) has behind "allow.".
+	Allow []string `codec:"allow"`
+	// DevfsRulesets are devfs(8) rulesets beside 4 and 5 that a job may ask for. FreeBSD.
+	DevfsRulesets []int `codec:"devfs_rulesets"`
+
+	Bridge  string `codec:"bridge"`
+	Subnet  string `codec:"subnet"`
+	Subnet6 string `codec:"subnet6"`
+
+	// CPUHardLimit caps each task at its share of the CPU, also when the host is idle.
+	CPUHardLimit bool `codec:"cpu_hard_limit"`
+
+	// PullTimeout is how long a start may wait for its image, as a Go duration.
+	PullTimeout string `codec:"pull_timeout"`
+	// CleanupDelay is how long after its start a plugin process waits before it removes what no task owns.
+	CleanupDelay string `codec:"cleanup_delay"`
+
+	Consul ConsulConfig `codec:"consul"`
+}
+
+// ConsulConfig is how running jails are reported to the local Consul agent.
+type ConsulConfig struct {
+	Enabled bool   `codec:"enabled"`
+	Address string `codec:"address"`
+	Token   string `codec:"token"`
+	Service string `codec:"service"`
+	TTL     string `codec:"ttl"`
+}
+
+var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"dataset":        hclspec.NewAttr("dataset", "string", false),
+	"directory":      hclspec.NewAttr("directory", "string", false),
+	"state_dir":      withDefault("state_dir", "string", `"`+defaultStateDir+`"`),
+	"host_paths":     hclspec.NewAttr("host_paths", "list(string)", false),
+	"allow":          hclspec.NewAttr("allow", "list(string)", false),
+	"devfs_rulesets": hclspec.NewAttr("devfs_rulesets", "list(number)", false),
+	"bridge":         withDefault("bridge", "string", `"jail0"`),
+	"subnet":         withDefault("subnet", "string", `"10.99.0.0/16"`),
+	"subnet6":        hclspec.NewAttr("subnet6", "string", false),
+	"cpu_hard_limit": withDefault("cpu_hard_limit", "bool", "false"),
+	"pull_timeout":   withDefault("pull_timeout", "string", `"15m"`),
+	"cleanup_delay":  withDefault("cleanup_delay", "string", `"5m"`),
+	"consul": hclspec.NewDefault(hclspec.NewBlock("consul", false, consulSpec),
+		hclspec.NewLiteral(`{ enabled = true, address = "", token = "", service = "nomad-jail", ttl = "30s" }`)),
+})
+
+var consulSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"enabled": withDefault("enabled", "bool", "true"),
+	"address": withDefault("address", "string", `""`),
+	"token":   withDefault("token", "string", `""`),
+	"service": withDefault("service", "string", `"nomad-jail"`),
+	"ttl":     withDefault("ttl", "string", `"30s"`),
+})
+
+func withDefault(name, typ, literal string) *hclspec.Spec {
+	return hclspec.NewDefault(hclspec.NewAttr(name, typ, false), hclspec.NewLiteral(literal))
+}
+
+// DefaultConfig is the configuration of a plugin whose operator wrote none, for the command line.
+func DefaultConfig() Config {
+	return Config{
+		StateDir:     defaultStateDir,
+		Bridge:       "jail0",
+		Subnet:       "10.99.0.0/16",
+		PullTimeout:  "15m",
+		CleanupDelay: "5m",
+		Consul:       ConsulConfig{Enabled: true, Service: "nomad-jail", TTL: "30s"},
+	}
+}
+
+// hostNetwork is the one permission that is not an allow parameter of jail(8).
+const hostNetwork = "host_network"
+
+// knownPermission refuses what nobody could allow on this host.
+func knownPermission(name string) error {
+	known := append(jail.Allowances(runtime.GOOS), hostNetwork)
+	if slices.Contains(known, name) {
+		return nil
+	}
+	slices.Sort(known)
+	return fmt.Errorf("allow: unknown permission %q; there are %s", name, strings.Join(known, ", "))
+}
+
+// check refuses a configuration that could never work, before anything is made of it. An empty one passes: Nomad sends it
+// to a plugin that it only inspects, and the fingerprint says what is missing.
+func (c *Config) check() error {
+	if c.Dataset != "" && c.Directory != "" {
+		return errors.New("dataset and directory exclude each other; keep one")
+	}
+	if c.Directory != "" && !filepath.IsAbs(c.Directory) {
+		return fmt.Errorf("directory %q must be an absolute path", c.Directory)
+	}
+	if c.StateDir == "" {
+		c.StateDir = defaultStateDir
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		return fmt.Errorf("state_dir %q must be an absolute path", c.StateDir)
+	}
+	for _, p := range c.HostPaths {
+		if !filepath.IsAbs(strings.TrimSuffix(p, ":ro")) {
+			return fmt.Errorf("host_paths: %q must be an absolute path, with :ro behind it for reading only", p)
+		}
+	}
+	for _, p := range c.Allow {
+		if err := knownPermission(p); err != nil {
+			return err
+		}
+	}
+	for _, p := range []struct{ key, value string }{{"subnet", c.Subnet}, {"subnet6", c.Subnet6}} {
+		if p.value == "" {
+			continue
+		}
+		if _, err := netip.ParsePrefix(p.value); err != nil {
+			return fmt.Errorf("%s: %w", p.key, err)
+		}
+	}
+	for _, p := range []struct{ key, value string }{
+		{"pull_timeout", c.PullTimeout}, {"cleanup_delay", c.CleanupDelay}, {"consul ttl", c.Consul.TTL},
+	} {
+		if p.value == "" {
+			continue
+		}
+		if _, err := time.ParseDuration(p.value); err != nil {
+			return fmt.Errorf("%s: %w", p.key, err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) allows(permission string) bool { return slices.Contains(c.Allow, permission) }
+
+// duration is for values that check has accepted.
+func duration(s string, otherwise time.Duration) time.Duration {
+	if d, err := time.ParseDuration(s); err == nil {
+		return d
+	}
+	return otherwise
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

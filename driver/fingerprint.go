@@ -1,0 +1,117 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
+)
+
+const fingerprintPeriod = 30 * time.Second
+
+// Fingerprint implements drivers.DriverPlugin. What the host lacks is said in words that an operator can act on.
+func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
+	ch := make(chan *drivers.Fingerprint)
+	d.begin.Do(d.background)
+	go func() {
+		defer close(ch)
+		for {
+			select {
+			case ch <- d.fingerprint(ctx):
+			case <-ctx.Done():
+				return
+			case <-d.ctx.Done():
+				return
+			}
+			select {
+			case <-time.After(fingerprintPeriod):
+			case <-ctx.Done():
+				return
+			case <-d.ctx.Done():
+				return
+			}
+		}
+	}()
+	return ch, nil
+}
+
+// background starts what only the plugin process that Nomad keeps should do; one made for inspection gets no Fingerprint.
+func (d *Driver) background() {
+	go d.host.Health.Run(d.ctx)
+	go d.sweep()
+}
+
+func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
+	f := &drivers.Fingerprint{
+		Health:            drivers.HealthStateHealthy,
+		HealthDescription: drivers.DriverHealthy,
+		Attributes:        map[string]*pstructs.Attribute{},
+	}
+	if d.host.Storage == nil {
+		f.Health = drivers.HealthStateUndetected
+		f.HealthDescription = errNoStore.Error()
+		return f
+	}
+	var missing []string
+	for _, part := range d.host.Parts(ctx) {
+		key := "driver." + d.name + "." + part.Name
+		if part.Err != nil {
+			missing = append(missing, fmt.Sprintf("%s: %v", part.Name, part.Err))
+			f.Attributes[key] = pstructs.NewBoolAttribute(false)
+			continue
+		}
+		f.Attributes[key] = pstructs.NewBoolAttribute(true)
+		for k, v := range part.Facts {
+			f.Attributes[key+"."+k] = pstructs.NewStringAttribute(v)
+		}
+	}
+	f.Attributes["driver."+d.name] = pstructs.NewBoolAttribute(true)
+	f.Attributes["driver."+d.name+".version"] = pstructs.NewStringAttribute(Version)
+	if len(missing) > 0 {
+		f.Health = drivers.HealthStateUnhealthy
+		f.HealthDescription = strings.Join(missing, "; ")
+	}
+	return f
+}
+
+// Part is one thing that the driver needs of its host: there, with facts about it, or not, with the way to have it.
+type Part struct {
+	Name  string
+	Facts map[string]string
+	Err   error
+}
+
+// Parts examines the host. The fingerprint and the doctor command say the same because both ask here.
+func (h *Host) Parts(ctx context.Context) []Part {
+	prepared := h.Prepare(ctx) // first: the others look at what it makes
+	return []Part{
+		h.storagePart(ctx),
+		{Name: "limits", Err: rctl.Check()},
+		{Name: "network", Err: h.Network.Check(ctx)},
+		{Name: "shim", Err: prepared},
+	}
+}
+
+func (h *Host) storagePart(ctx context.Context) Part {
+	p := Part{Name: "storage"}
+	if h.Storage == nil {
+		p.Err = errNoStore
+		return p
+	}
+	if p.Err = h.Storage.Check(ctx); p.Err != nil {
+		return p
+	}
+	free, total, err := h.Storage.Space(ctx)
+	if p.Err = err; err != nil {
+		return p
+	}
+	p.Facts = map[string]string{
+		"format": h.Storage.Format(), "free_bytes": fmt.Sprint(free), "total_bytes": fmt.Sprint(total),
+	}
+	return p
+}

@@ -1,0 +1,140 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/health"
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
+	"github.com/nomad-driver-jail/nomad-driver-jail/network"
+	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// Host is the machine's parts as one configuration sees them. The plugin and the command line share it.
+type Host struct {
+	Config  Config
+	Storage storage.Backend // nil where neither dataset nor directory is configured
+	Images  *image.Store
+	Network *network.Network
+	Health  *health.Reporter
+
+	mu       sync.Mutex
+	prepared bool
+	shim     string
+}
+
+var errNoStore = errors.New(`no store is configured; add dataset = "POOL/jails" (or directory = "/path") to the plugin's configuration`)
+
+// NewHost touches nothing: Nomad makes a plugin only to inspect it, too.
+func NewHost(c Config, logger hclog.Logger) (*Host, error) {
+	h := &Host{Config: c}
+	switch {
+	case c.Dataset != "":
+		h.Storage = storage.NewZFS(storage.Dataset(c.Dataset), filepath.Join(c.StateDir, "mounts"))
+	case c.Directory != "":
+		h.Storage = storage.NewDirectory(c.Directory)
+	}
+	if h.Storage != nil {
+		h.Images = image.New(h.Storage, image.Options{LockDir: filepath.Join(c.StateDir, "locks")})
+	}
+	net, err := network.New(networkConfig(c), logger.Named("network"))
+	if err != nil {
+		return nil, err
+	}
+	h.Network = net
+	h.Health, err = health.New(health.Config{
+		Enabled: c.Consul.Enabled,
+		Address: c.Consul.Address,
+		Token:   c.Consul.Token,
+		Service: c.Consul.Service,
+		TTL:     duration(c.Consul.TTL, 30*time.Second),
+	}, logger.Named("health"))
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// anchor is the name that the operator's pf.conf calls; on Linux it is the nftables table's.
+const anchor = "nomad-driver-jail"
+
+// networkConfig is for a configuration that check has accepted.
+func networkConfig(c Config) network.Config {
+	subnet, _ := netip.ParsePrefix(c.Subnet)
+	subnet6, _ := netip.ParsePrefix(c.Subnet6)
+	return network.Config{Bridge: c.Bridge, Subnet: subnet, Subnet6: subnet6, StateDir: c.StateDir, Anchor: anchor}
+}
+
+// Prepare makes what every task needs and none owns: the store's parents, the bridge, the shim. It does so once; a
+// failure is tried again at the next call.
+func (h *Host) Prepare(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.prepared {
+		return nil
+	}
+	if h.Storage == nil {
+		return errNoStore
+	}
+	shim, err := launch.Install(h.Config.StateDir)
+	if err != nil {
+		return err
+	}
+	if err := h.Storage.Prepare(ctx); err != nil {
+		return err
+	}
+	if err := h.Network.Prepare(ctx); err != nil {
+		return err
+	}
+	h.shim = shim
+	h.prepared = true
+	return h.Config.save()
+}
+
+func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), name) }
+
+func (h *Host) tasksDir() string { return filepath.Join(h.Config.StateDir, "tasks") }
+
+// removeSteps take away what startSteps made, in reverse, after the processes. Each finds nothing wrong with what is not
+// there. The jail goes after its interface: FreeBSD 12 can panic when an epair is destroyed under a jail that is just going.
+var removeSteps = []struct {
+	name string
+	do   func(*Host, context.Context, string) error
+}{
+	{"processes", func(h *Host, _ context.Context, name string) error { return jail.Kill(h.taskDir(name)) }},
+	{"health", func(h *Host, _ context.Context, name string) error { h.Health.Deregister(name); return nil }},
+	{"network", func(h *Host, ctx context.Context, name string) error { return h.Network.Detach(ctx, name) }},
+	{"jail", func(_ *Host, _ context.Context, name string) error { return jail.Remove(name) }},
+	{"limits", func(_ *Host, _ context.Context, name string) error { return rctl.Remove(name) }},
+	{"storage", (*Host).removeStorage},
+	{"state", func(h *Host, _ context.Context, name string) error { return removeState(h.taskDir(name)) }},
+}
+
+// Remove takes away everything that bears name. It can be called for any part of a start, any number of times; the state
+// folder, which says whose the name is, goes last.
+func (h *Host) Remove(ctx context.Context, name string) error {
+	for _, step := range removeSteps {
+		if err := step.do(h, ctx, name); err != nil {
+			return fmt.Errorf("removing %s's %s: %w", name, step.name, err)
+		}
+		fault("stop", step.name)
+	}
+	return nil
+}
+
+func (h *Host) removeStorage(ctx context.Context, name string) error {
+	if h.Storage == nil {
+		return nil
+	}
+	return h.Storage.RemoveTask(ctx, name)
+}

@@ -1,0 +1,187 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/network"
+	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
+)
+
+// plan is a task's configuration, decoded and checked: what can be known to be wrong without touching the host has been
+// refused.
+type plan struct {
+	name        string
+	cfg         *drivers.TaskConfig
+	task        TaskConfig
+	ref         image.Reference
+	command     []string
+	permissions []string
+	copies      []pair
+	mounts      []pair
+	ports       []network.PortMap
+	limits      rctl.Limits
+}
+
+// newPlan's errors name the field and what would be right.
+func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
+	p := &plan{name: Name(cfg.ID), cfg: cfg}
+	if err := cfg.DecodeDriverConfig(&p.task); err != nil {
+		return nil, fmt.Errorf("task configuration: %w", err)
+	}
+	var err error
+	if p.ref, err = p.reference(); err != nil {
+		return nil, err
+	}
+	if p.command, err = p.task.command(); err != nil {
+		return nil, err
+	}
+	if err := p.task.network(operator); err != nil {
+		return nil, err
+	}
+	if err := p.task.hosts(); err != nil {
+		return nil, err
+	}
+	if p.permissions, err = p.task.permissions(operator); err != nil {
+		return nil, err
+	}
+	if p.copies, err = pairs("copy", p.task.Copy, operator, false); err != nil {
+		return nil, err
+	}
+	if p.mounts, err = p.allMounts(operator); err != nil {
+		return nil, err
+	}
+	if p.ports, err = p.portMaps(); err != nil {
+		return nil, err
+	}
+	if len(cfg.Devices) > 0 {
+		return nil, fmt.Errorf("device %s: this driver hands no host devices to a jail", cfg.Devices[0].HostPath)
+	}
+	p.limits = p.resources(operator)
+	return p, nil
+}
+
+func (p *plan) reference() (image.Reference, error) {
+	c := &p.task
+	switch {
+	case c.Pot == "" && c.Tag == "":
+		return image.ParseReference(c.Image)
+	case c.Pot == "" || c.Tag == "":
+		return image.Reference{}, errors.New("pot and tag go together: the image's name and its version, with image as their base URL")
+	}
+	return image.NewReference(c.Image, c.Pot, c.Tag)
+}
+
+func (p *plan) allMounts(operator *Config) ([]pair, error) {
+	mounts, err := pairs("mount", p.task.Mount, operator, true)
+	if err != nil {
+		return nil, err
+	}
+	readOnly, err := pairs("mount_read_only", p.task.MountReadOnly, operator, false)
+	if err != nil {
+		return nil, err
+	}
+	return append(mounts, readOnly...), nil
+}
+
+// portMaps joins the labels of ports and port_map with what the group was given.
+func (p *plan) portMaps() ([]network.PortMap, error) {
+	labels := p.task.Ports
+	for _, label := range sortedKeys(p.task.PortMap) {
+		if !slices.Contains(labels, label) {
+			labels = append(labels, label)
+		}
+	}
+	if len(labels) == 0 {
+		return nil, nil
+	}
+	given := map[string]network.PortMap{}
+	if p.cfg.Resources != nil && p.cfg.Resources.Ports != nil {
+		for _, a := range *p.cfg.Resources.Ports {
+			given[a.Label] = network.PortMap{
+				Label: a.Label, HostPort: uint16(a.Value), TaskPort: uint16(a.To), HostIP: parseAddr(a.HostIP),
+			}
+		}
+	}
+	var maps []network.PortMap
+	for _, label := range labels {
+		m, ok := given[label]
+		if !ok {
+			return nil, fmt.Errorf("ports: the group's network has no port %q; it has %s", label, orNone(sortedKeys(given)))
+		}
+		if s, ok := p.task.PortMap[label]; ok {
+			n, err := strconv.ParseUint(s, 10, 16)
+			if err != nil || n == 0 {
+				return nil, fmt.Errorf("port_map: %s = %q is not a port number from 1 to 65535", label, s)
+			}
+			m.TaskPort = uint16(n)
+		}
+		if m.TaskPort == 0 {
+			m.TaskPort = m.HostPort
+		}
+		for _, ip := range hostAddresses(m.HostIP) {
+			for _, proto := range []string{"tcp", "udp"} {
+				m.HostIP, m.Proto = ip, proto
+				maps = append(maps, m)
+			}
+		}
+	}
+	return maps, nil
+}
+
+// hostAddresses are where a port given at ip is served: there, and on the host's loopback address too.
+func hostAddresses(ip netip.Addr) []netip.Addr {
+	switch {
+	case !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback():
+		return []netip.Addr{ip}
+	case ip.Is4():
+		return []netip.Addr{ip, netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	}
+	return []netip.Addr{ip, netip.IPv6Loopback()}
+}
+
+// resources turns Nomad's resources into limits. CPUShares are Nomad's MHz.
+func (p *plan) resources(operator *Config) rctl.Limits {
+	r := p.cfg.Resources
+	if r == nil || r.NomadResources == nil {
+		return rctl.Limits{}
+	}
+	const mib = 1 << 20
+	n := r.NomadResources
+	l := rctl.Limits{
+		Memory:    uint64(n.Memory.MemoryMB) * mib,
+		CPUShares: uint64(n.Cpu.CpuShares),
+	}
+	if n.Memory.MemoryMaxMB > n.Memory.MemoryMB {
+		l.MemorySoft = l.Memory
+		l.Memory = uint64(n.Memory.MemoryMaxMB) * mib
+	}
+	for _, core := range n.Cpu.ReservedCores {
+		l.Cores = append(l.Cores, int(core))
+	}
+	if (operator.CPUHardLimit || p.task.CPUHardLimit) && r.LinuxResources != nil {
+		l.CPUQuota = r.LinuxResources.PercentTicks * float64(runtime.NumCPU())
+	}
+	return l
+}
+
+func orNone(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
+// parseAddr gives the zero address, which stands for all of them, for what is none.
+func parseAddr(s string) netip.Addr {
+	a, _ := netip.ParseAddr(s)
+	return a
+}

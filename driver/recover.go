@@ -1,0 +1,60 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+)
+
+// RecoverTask implements drivers.DriverPlugin: the task is found by its name, whatever plugin version started it. A task
+// that ended meanwhile is recovered too, with its true exit code; one whose host has rebooted is not, and what is left of
+// it is removed.
+func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
+	if handle == nil || handle.Config == nil {
+		return errors.New("task handle is empty")
+	}
+	cfg := handle.Config
+	if _, err := d.task(cfg.ID); err == nil {
+		return nil
+	}
+	if handle.Version > handleVersion {
+		return fmt.Errorf("task handle of %s has version %d, newer than this plugin's %d; install the plugin that wrote it",
+			cfg.ID, handle.Version, handleVersion)
+	}
+	name := Name(cfg.ID)
+	dir := d.host.taskDir(name)
+	state, err := readState(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return drivers.ErrTaskNotFound
+	}
+	if err != nil {
+		return err
+	}
+	status, err := jail.ReadStatus(dir)
+	if err != nil || fromEarlierBoot(status) {
+		if err := d.host.Remove(d.ctx, name); err != nil {
+			go d.removeLater(cfg, name)
+		}
+		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
+	}
+	if err := d.host.Prepare(d.ctx); err != nil {
+		return fmt.Errorf("host: %w", err)
+	}
+	t := newTask(cfg, name, dir, state, status)
+	d.adopt(t)
+	if status.Ended.IsZero() {
+		d.host.Health.Register(instance(name, state))
+	}
+	d.logger.Info("recovered", "task", name, "task_id", cfg.ID, "pid", status.PID)
+	return nil
+}
+
+// fromEarlierBoot says that the host has restarted under a task that was running.
+func fromEarlierBoot(s jail.Status) bool {
+	boot, err := jail.BootID()
+	return err == nil && s.Ended.IsZero() && s.BootID != boot
+}

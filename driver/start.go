@@ -1,0 +1,409 @@
+package driver
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
+	"github.com/nomad-driver-jail/nomad-driver-jail/network"
+	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// StartTask implements drivers.DriverPlugin. A start that fails leaves the host as it was.
+func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	handle, network, err := d.startTask(cfg)
+	if err != nil {
+		releaseLogs(cfg)
+	}
+	return handle, network, err
+}
+
+// releaseLogs opens and closes Nomad's log pipes: their readers hold up the end of an alloc by seconds if nobody ever
+// wrote.
+func releaseLogs(cfg *drivers.TaskConfig) {
+	for _, path := range []string{cfg.StdoutPath, cfg.StderrPath} {
+		if f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			f.Close()
+		}
+	}
+}
+
+func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	if _, err := d.task(cfg.ID); err == nil {
+		return nil, nil, fmt.Errorf("task %s is started already", cfg.ID)
+	}
+	p, err := newPlan(cfg, &d.config)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.host.Prepare(d.ctx); err != nil {
+		return nil, nil, fmt.Errorf("host: %w", err)
+	}
+	s := &start{plan: p, d: d, host: d.host, dir: d.host.taskDir(p.name)}
+	// Nomad asks again, with the same task ID, when a plugin died while it was starting the task.
+	if _, err := os.Stat(s.dir); err == nil {
+		if err := d.host.Remove(d.ctx, p.name); err != nil {
+			return nil, nil, fmt.Errorf("what an interrupted start left: %w", err)
+		}
+	}
+	if err := s.run(d.ctx); err != nil {
+		if undo := d.host.Remove(context.WithoutCancel(d.ctx), p.name); undo != nil {
+			d.logger.Error("a failed start could not be undone; trying again in the background", "task", p.name, "error", undo)
+			go d.removeLater(cfg, p.name)
+		}
+		return nil, nil, err
+	}
+	t := newTask(cfg, p.name, s.dir, s.state, s.status)
+	handle, err := t.handle()
+	if err != nil {
+		return nil, nil, err
+	}
+	d.adopt(t)
+	return handle, t.network(), nil
+}
+
+// start is a start under way: the plan, and what its steps have found out or made so far.
+type start struct {
+	*plan
+	d      *Driver
+	host   *Host
+	dir    string
+	state  State
+	image  image.Image
+	root   string
+	spec   jail.Spec
+	cell   jail.Cell
+	status jail.Status
+}
+
+// startSteps are the steps of a start in order. What each makes bears the task's name, so that Host.Remove undoes any
+// prefix of them. The first two can fail for what the job author wrote without anything having been made for the task
+// but its state folder.
+var startSteps = []struct {
+	name string
+	do   func(*start, context.Context) error
+}{
+	{"state", (*start).writeState},
+	{"image", (*start).ensureImage},
+	{"clone", (*start).clone},
+	{"copy", (*start).copyFiles},
+	{"mount", (*start).mount},
+	{"resolve", (*start).resolve},
+	{"jail", (*start).createJail},
+	{"network", (*start).attach},
+	{"limits", (*start).limit},
+	{"launch", (*start).launch},
+	{"health", (*start).register},
+}
+
+func (s *start) run(ctx context.Context) error {
+	for _, step := range startSteps {
+		began := time.Now()
+		if err := step.do(s, ctx); err != nil {
+			return err
+		}
+		s.d.logger.Trace("start", "task", s.name, "step", step.name, "took", time.Since(began))
+		fault("start", step.name)
+	}
+	return nil
+}
+
+func (s *start) writeState(context.Context) error {
+	s.state = State{
+		Version:   stateVersion,
+		Driver:    s.d.name,
+		TaskID:    s.cfg.ID,
+		AllocID:   s.cfg.AllocID,
+		Namespace: s.cfg.Namespace,
+		JobID:     s.cfg.JobID,
+		Group:     s.cfg.TaskGroupName,
+		Task:      s.cfg.Name,
+		Image:     s.ref.String(),
+		Mode:      s.task.NetworkMode,
+		Ports:     s.ports,
+		Created:   time.Now(),
+	}
+	return writeState(s.dir, s.state)
+}
+
+func (s *start) ensureImage(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, duration(s.host.Config.PullTimeout, 15*time.Minute))
+	defer cancel()
+	report := newPullReport(s.d, s.cfg, s.ref)
+	img, err := s.host.Images.Ensure(ctx, s.ref, image.EnsureOptions{ForcePull: s.task.ForcePull, Progress: report.progress})
+	if err != nil {
+		return err
+	}
+	report.done(img)
+	s.image = img
+	s.state.Digest = img.Manifest.Digest
+	return nil
+}
+
+func (s *start) clone(ctx context.Context) error {
+	root, err := s.host.Storage.Clone(ctx, s.image.ID, s.name, storage.CloneOptions{TaskID: s.cfg.ID})
+	if err != nil {
+		return fmt.Errorf("clone of image %s: %w", s.ref, err)
+	}
+	s.root = root
+	s.state.Root = root
+	return nil
+}
+
+// copyFiles comes before the mounts, so that a copy ends up in the clone and nowhere else.
+func (s *start) copyFiles(context.Context) error {
+	if len(s.copies) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(s.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, c := range s.copies {
+		if err := s.copyOne(root, c); err != nil {
+			return fmt.Errorf("copy %q: %w", c, err)
+		}
+	}
+	return nil
+}
+
+func (s *start) copyOne(root *os.Root, c pair) error {
+	base, rel := s.sourceRoot(c)
+	src, err := os.OpenRoot(base)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return storage.Copy(src, rel, root, c.Target)
+}
+
+// sourceRoot is the folder that a pair's source must not leave, and the source in it: the task's directory, the alloc's
+// shared one for "alloc/…", or for a path of the host its own folder.
+func (s *start) sourceRoot(c pair) (base, rel string) {
+	if c.Host {
+		return filepath.Dir(c.Source), filepath.Base(c.Source)
+	}
+	td := s.cfg.TaskDir()
+	if rest, ok := cutFolder(c.Source, "alloc"); ok {
+		return td.SharedAllocDir, rest
+	}
+	return td.Dir, c.Source
+}
+
+func (s *start) mount(context.Context) error {
+	td := s.cfg.TaskDir()
+	mounts := storage.DefaultMounts(s.devfsRuleset())
+	mounts = append(mounts,
+		storage.Bind(td.SharedAllocDir, "/alloc", false),
+		storage.Bind(td.LocalDir, "/local", false),
+		storage.Bind(td.SecretsDir, "/secrets", false),
+	)
+	for _, m := range s.cfg.Mounts {
+		mounts = append(mounts, storage.Bind(m.HostPath, m.TaskPath, m.Readonly))
+	}
+	for _, m := range s.mounts {
+		mounts = append(mounts, s.bind(m))
+	}
+	return storage.MountAll(s.root, mounts)
+}
+
+// bind keeps a relative source, symlinks followed, in its folder; a host's path was resolved when it was permitted.
+func (s *start) bind(c pair) storage.Mount {
+	base, rel := s.sourceRoot(c)
+	m := storage.Bind(filepath.Join(base, rel), c.Target, c.ReadOnly)
+	if !c.Host {
+		m.Within = base
+	}
+	return m
+}
+
+func (s *start) resolve(context.Context) error {
+	m := s.image.Manifest.Defaults
+	argv := s.command
+	if len(argv) == 0 {
+		argv = append([]string{m.Command}, m.Args...)
+		if len(s.task.Args) > 0 {
+			argv = append([]string{m.Command}, s.task.Args...)
+		}
+	}
+	if argv[0] == "" {
+		return fmt.Errorf("image %s has no command of its own; add command to the task's configuration", s.ref)
+	}
+	s.spec = jail.Spec{
+		Version:     jail.Version,
+		Name:        s.name,
+		Hostname:    s.hostname(),
+		Root:        s.root,
+		HostNetwork: s.task.NetworkMode == modeHost,
+		Command:     argv[0],
+		Args:        argv[1:],
+		Env:         s.env(),
+		Dir:         cmp.Or(s.task.WorkDir, m.Workdir, "/"),
+		User:        cmp.Or(s.cfg.User, m.User, "root"),
+		Stdout:      s.cfg.StdoutPath,
+		Stderr:      s.cfg.StderrPath,
+		MemoryLimit: s.limits.Memory,
+	}
+	s.spec.Params = s.params()
+	if n := s.cfg.NetworkIsolation; n != nil {
+		s.spec.NetNS = n.Path
+	}
+	return jail.Resolve(s.root, &s.spec)
+}
+
+// hostname is docker's rule: the job's own, else one that names the alloc.
+func (s *start) hostname() string {
+	if s.task.Hostname != "" {
+		return s.task.Hostname
+	}
+	if len(s.cfg.AllocID) >= 8 {
+		return s.cfg.Name + "-" + s.cfg.AllocID[:8]
+	}
+	return s.name
+}
+
+// env is the image's environment under Nomad's.
+func (s *start) env() []string {
+	merged := map[string]string{}
+	for k, v := range s.image.Manifest.Defaults.Env {
+		merged[k] = v
+	}
+	for k, v := range s.cfg.Env {
+		merged[k] = v
+	}
+	list := make([]string, 0, len(merged))
+	for _, k := range sortedKeys(merged) {
+		list = append(list, k+"="+merged[k])
+	}
+	return list
+}
+
+func (s *start) createJail(context.Context) error {
+	cell, err := jail.Create(s.spec)
+	if err != nil {
+		return fmt.Errorf("jail: %w", err)
+	}
+	s.cell = cell
+	return nil
+}
+
+func (s *start) attach(ctx context.Context) error {
+	var at network.Attachment
+	if s.ownNetwork() {
+		cell := s.cell.NetNS
+		if s.cell.JID > 0 {
+			cell = strconv.Itoa(s.cell.JID)
+		}
+		var err error
+		at, err = s.host.Network.Attach(ctx, network.Request{Name: s.name, TaskID: s.cfg.ID, Cell: cell, Ports: s.ports})
+		if err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
+		s.state.Address = at.IPv4.String()
+	}
+	if err := s.writeNames(at); err != nil {
+		return err
+	}
+	return writeState(s.dir, s.state)
+}
+
+// ownNetwork says whether the jail gets an address from us: not on the host's stack, nor in Nomad's group network.
+func (s *start) ownNetwork() bool { return s.task.NetworkMode == modeBridge && s.spec.NetNS == "" }
+
+// writeNames gives the jail its own /etc/hosts and /etc/resolv.conf.
+func (s *start) writeNames(at network.Attachment) error {
+	hosts, err := network.Hosts(s.spec.Hostname, at, s.task.ExtraHosts)
+	if err != nil {
+		return err
+	}
+	resolv, err := s.resolvConf()
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(s.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.MkdirAll("etc", 0o755); err != nil {
+		return err
+	}
+	if err := replaceFile(root, "etc/hosts", hosts); err != nil {
+		return err
+	}
+	return replaceFile(root, "etc/resolv.conf", resolv)
+}
+
+// resolvConf is the host's own file for a jail on the host's stack, which reaches what the host reaches.
+func (s *start) resolvConf() ([]byte, error) {
+	c := s.cfg.DNS
+	if c == nil && s.spec.HostNetwork {
+		data, err := os.ReadFile("/etc/resolv.conf")
+		if os.IsNotExist(err) {
+			return nil, nil
+		}
+		return data, err
+	}
+	var dns *network.DNS
+	if c != nil {
+		dns = &network.DNS{Servers: c.Servers, Searches: c.Searches, Options: c.Options}
+	}
+	host, err := network.HostResolvConf()
+	if err != nil {
+		return nil, err
+	}
+	return network.ResolvConf(host, dns), nil
+}
+
+// replaceFile takes away what is there first: an image may have a symlink in its place.
+func replaceFile(root *os.Root, name string, data []byte) error {
+	if err := root.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return root.WriteFile(name, data, 0o644)
+}
+
+func (s *start) limit(context.Context) error {
+	subject, err := rctl.Apply(s.name, s.limits)
+	if err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	s.spec.Cgroups = subject.Cgroups
+	s.spec.OOM = subject.OOM
+	return nil
+}
+
+func (s *start) launch(ctx context.Context) error {
+	status, err := launch.Start(ctx, s.host.shim, s.dir, s.spec)
+	if err != nil {
+		return err
+	}
+	s.status = status
+	return nil
+}
+
+func (s *start) register(context.Context) error {
+	s.host.Health.Register(instance(s.name, s.state))
+	return nil
+}
+
+// cutFolder takes folder off the front of a relative path; what is left is "." for the folder itself.
+func cutFolder(path, folder string) (string, bool) {
+	if path == folder {
+		return ".", true
+	}
+	return strings.CutPrefix(path, folder+"/")
+}

@@ -1,0 +1,112 @@
+package driver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/network"
+)
+
+// stateVersion is the version of State. A newer plugin reads every older one.
+const stateVersion = 1
+
+// State is what the plugin writes about a task in its state folder, as task.json, before it makes anything else. It says
+// whose the name is; all the rest is found on the host by the name.
+type State struct {
+	Version   int
+	Driver    string
+	TaskID    string
+	AllocID   string
+	Namespace string
+	JobID     string
+	Group     string
+	Task      string
+	Image     string
+	Digest    string
+	Root      string
+	Mode      string
+	Address   string
+	Ports     []network.PortMap
+	Created   time.Time
+}
+
+// readState returns fs.ErrNotExist where the folder holds none.
+func readState(dir string) (State, error) {
+	var s State
+	data, err := os.ReadFile(filepath.Join(dir, "task.json"))
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return s, fmt.Errorf("%s/task.json: %w", dir, err)
+	}
+	if s.Version > stateVersion {
+		return s, fmt.Errorf("%s/task.json: version %d is newer than this plugin's %d; install the plugin that wrote it",
+			dir, s.Version, stateVersion)
+	}
+	return s, nil
+}
+
+// writeState replaces the folder's task.json, whole or not at all.
+func writeState(dir string, s State) error {
+	data, err := json.MarshalIndent(s, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, "task.json.new")
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, "task.json"))
+}
+
+// removeState takes task.json away last, so that a crash in between leaves a folder that still says whose it is.
+func removeState(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "task.json" {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// LastConfig is the configuration of the plugin that prepared this host last, or the defaults; secrets are not kept.
+func LastConfig(stateDir string) (Config, error) {
+	c := DefaultConfig()
+	data, err := os.ReadFile(filepath.Join(stateDir, "config.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return c, fmt.Errorf("%s/config.json: %w", stateDir, err)
+	}
+	c.StateDir = stateDir
+	return c, nil
+}
+
+func (c Config) save() error {
+	c.Consul.Token = ""
+	data, err := json.MarshalIndent(c, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(c.StateDir, "config.json"), data, 0o600)
+}

@@ -1,0 +1,158 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+)
+
+// WaitTask implements drivers.DriverPlugin. Any number of callers may wait for one task.
+func (d *Driver) WaitTask(ctx context.Context, taskID string) (<-chan *drivers.ExitResult, error) {
+	t, err := d.task(taskID)
+	if err != nil {
+		return nil, err
+	}
+	ch := make(chan *drivers.ExitResult, 1)
+	go func() {
+		defer close(ch)
+		select {
+		case <-t.ended:
+			ch <- t.exit()
+		case <-ctx.Done():
+		case <-d.ctx.Done():
+		}
+	}()
+	return ch, nil
+}
+
+// StopTask implements drivers.DriverPlugin: the signal goes to the first process, and after timeout SIGKILL to the whole
+// jail. No signal means SIGTERM.
+func (d *Driver) StopTask(taskID string, timeout time.Duration, signal string) error {
+	t, err := d.task(taskID)
+	if err != nil {
+		return err
+	}
+	if !t.running() {
+		return nil
+	}
+	sig, err := signalNumber(signal)
+	if err != nil {
+		return err
+	}
+	if err := jail.Signal(t.dir, sig); err != nil {
+		d.logger.Warn("signal not delivered", "task", t.name, "signal", sig, "error", err)
+	}
+	select {
+	case <-t.ended:
+		return nil
+	case <-time.After(timeout):
+	case <-d.ctx.Done():
+		return d.ctx.Err()
+	}
+	return d.kill(t)
+}
+
+// killPatience is how long the kernel may take to end processes that got SIGKILL.
+const killPatience = 30 * time.Second
+
+func (d *Driver) kill(t *task) error {
+	if err := jail.Kill(t.dir); err != nil {
+		return fmt.Errorf("jail %s: %w", t.name, err)
+	}
+	select {
+	case <-t.ended:
+		return nil
+	case <-time.After(killPatience):
+		return fmt.Errorf("jail %s still has processes %s after SIGKILL; the kernel holds them, see ps(1) for what they wait on",
+			t.name, killPatience)
+	case <-d.ctx.Done():
+		return d.ctx.Err()
+	}
+}
+
+func signalNumber(name string) (syscall.Signal, error) {
+	if name == "" {
+		return syscall.SIGTERM, nil
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("unknown signal %q; kill -l lists them, here with SIG in front", name)
+}
+
+// SignalTask implements drivers.DriverPlugin.
+func (d *Driver) SignalTask(taskID, signal string) error {
+	t, err := d.task(taskID)
+	if err != nil {
+		return err
+	}
+	sig, err := signalNumber(signal)
+	if err != nil {
+		return err
+	}
+	return jail.Signal(t.dir, sig)
+}
+
+// destroyPatience is how long DestroyTask tries by itself; after that the removal goes on in the background, so that a
+// busy dataset holds up nobody.
+const destroyPatience = 10 * time.Second
+
+// DestroyTask implements drivers.DriverPlugin. Without force a running task is refused.
+func (d *Driver) DestroyTask(taskID string, force bool) error {
+	t, err := d.task(taskID)
+	if err != nil {
+		return err
+	}
+	if t.running() {
+		if !force {
+			return fmt.Errorf("task %s is running; stop it first", taskID)
+		}
+		if err := d.kill(t); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, destroyPatience)
+	defer cancel()
+	if err := d.host.Remove(ctx, t.name); err != nil {
+		d.logger.Warn("removal not complete; trying again in the background", "task", t.name, "error", err)
+		d.emit(t.cfg, "Cleaning up is taking longer", map[string]string{"reason": err.Error()})
+		go d.removeLater(t.cfg, t.name)
+	}
+	d.mu.Lock()
+	delete(d.tasks, taskID)
+	d.mu.Unlock()
+	return nil
+}
+
+// removeLater tries until all that bears name is gone, ever more slowly, for as long as the plugin lives; the next plugin
+// finds by the name what is then left.
+func (d *Driver) removeLater(cfg *drivers.TaskConfig, name string) {
+	for pause := time.Second; ; pause = min(2*pause, 5*time.Minute) {
+		select {
+		case <-time.After(pause):
+		case <-d.ctx.Done():
+			return
+		}
+		err := d.host.Remove(d.ctx, name)
+		if err == nil {
+			d.emit(cfg, "Cleaned up", nil)
+			return
+		}
+		d.logger.Warn("removal not complete", "task", name, "error", err, "next_try", pause)
+	}
+}
+
+// InspectTask implements drivers.DriverPlugin.
+func (d *Driver) InspectTask(taskID string) (*drivers.TaskStatus, error) {
+	t, err := d.task(taskID)
+	if err != nil {
+		return nil, err
+	}
+	return t.inspect(), nil
+}

@@ -1,0 +1,124 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
+)
+
+// Holding is what the host holds under one task's name.
+type Holding struct {
+	Name    string
+	State   State // zero where the state folder is gone or was never written
+	Status  jail.Status
+	Running bool
+	Parts   []string // "state", "dataset", "jail", "network", "limits"
+}
+
+// Holdings lists every name of ours on the host and what bears it. It asks the host, not the plugin: it is the same
+// whether a plugin runs or not.
+func (h *Host) Holdings(ctx context.Context) ([]Holding, error) {
+	found := map[string]*Holding{}
+	note := func(part string, names []string, err error) error {
+		for _, n := range names {
+			if found[n] == nil {
+				found[n] = &Holding{Name: n}
+			}
+			found[n].Parts = append(found[n].Parts, part)
+		}
+		return err
+	}
+	names, err := h.stateNames()
+	err = note("state", names, err)
+	if h.Storage != nil {
+		tasks, e := h.Storage.Tasks(ctx)
+		var names []string
+		for _, t := range tasks {
+			names = append(names, t.Name)
+		}
+		err = errors.Join(err, note("dataset", names, e))
+	}
+	names, e := jail.List()
+	err = errors.Join(err, note("jail", names, e))
+	names, e = h.Network.List(ctx)
+	err = errors.Join(err, note("network", names, e))
+	names, e = rctl.List()
+	err = errors.Join(err, note("limits", names, e))
+
+	var list []Holding
+	for _, name := range sortedKeys(found) {
+		x := found[name]
+		x.State, _ = readState(h.taskDir(name))
+		x.Status, _ = jail.ReadStatus(h.taskDir(name))
+		x.Running = x.Status.Ended.IsZero() && jail.Alive(h.taskDir(name))
+		list = append(list, *x)
+	}
+	return list, err
+}
+
+func (h *Host) stateNames() ([]string, error) {
+	entries, err := os.ReadDir(h.tasksDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
+// sweep removes, some time after the plugin's start, what Nomad has not claimed: by then it has recovered whatever it
+// knows of. Another driver's tasks (a second plugin registered under another name) are left alone.
+func (d *Driver) sweep() {
+	select {
+	case <-time.After(duration(d.config.CleanupDelay, 5*time.Minute)):
+	case <-d.ctx.Done():
+		return
+	}
+	holdings, err := d.host.Holdings(d.ctx)
+	if err != nil {
+		d.logger.Warn("the host could not be searched whole for leftovers", "error", err)
+	}
+	for _, x := range holdings {
+		if !d.abandoned(x) {
+			continue
+		}
+		d.logger.Info("removing what no task owns", "task", x.Name, "task_id", x.State.TaskID, "parts", strings.Join(x.Parts, ","))
+		if err := d.host.Remove(d.ctx, x.Name); err != nil {
+			d.logger.Warn("leftover not removed", "task", x.Name, "error", err)
+		}
+	}
+}
+
+// abandoned is asked when all that was alive at the plugin's start has had its time to be recovered. A start under way
+// has a state folder but is not in d.tasks yet; it is younger than this process.
+func (d *Driver) abandoned(x Holding) bool {
+	if slices.Contains(x.Parts, "state") && (x.State.Driver != d.name || x.State.Created.After(d.started)) {
+		return false
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, t := range d.tasks {
+		if t.name == x.Name {
+			return false
+		}
+	}
+	return true
+}
+
+// Removable says whether gc may take the holding: it does not run, and nothing happened to it since before.
+func (x Holding) Removable(before time.Time) bool {
+	last := x.State.Created
+	if x.Status.Ended.After(last) {
+		last = x.Status.Ended
+	}
+	return !x.Running && last.Before(before)
+}

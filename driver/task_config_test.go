@@ -1,0 +1,194 @@
+package driver
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/nomad/nomad/structs"
+	"github.com/hashicorp/nomad/plugins/drivers"
+)
+
+// taskWith is a task that Nomad could hand over, with one group port "http".
+func taskWith(t *testing.T, c TaskConfig) *drivers.TaskConfig {
+	t.Helper()
+	if c.Image == "" {
+		c.Image = "http://registry.example.org/web:1.4"
+	}
+	if c.NetworkMode == "" {
+		c.NetworkMode = modeBridge
+	}
+	ports := structs.AllocatedPorts{{Label: "http", Value: 22000, To: 8080, HostIP: "192.0.2.1"}}
+	cfg := &drivers.TaskConfig{
+		ID:       "8c3a1f4e-0000-4000-8000-000000000000/web/1a2b3c4d",
+		Name:     "web",
+		AllocID:  "8c3a1f4e-0000-4000-8000-000000000000",
+		AllocDir: t.TempDir(),
+		Resources: &drivers.Resources{
+			NomadResources: &structs.AllocatedTaskResources{
+				Cpu:    structs.AllocatedCpuResources{CpuShares: 500},
+				Memory: structs.AllocatedMemoryResources{MemoryMB: 64},
+			},
+			LinuxResources: &drivers.LinuxResources{PercentTicks: 0.25},
+			Ports:          &ports,
+		},
+	}
+	if err := cfg.EncodeConcreteDriverConfig(&c); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func TestBadTaskConfigGetsOneSentence(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		task TaskConfig
+		want string
+	}{
+		{"no colon", TaskConfig{Copy: []string{"local/a"}}, `copy "local/a": no colon; it must be SOURCE:DESTINATION`},
+		{"empty source", TaskConfig{Mount: []string{":/a"}}, `mount ":/a": it must be SOURCE:DESTINATION, neither of them empty`},
+		{"two colons", TaskConfig{Copy: []string{"a:/b:ro"}}, `copy "a:/b:ro": more than one colon; it must be SOURCE:DESTINATION`},
+		{"relative destination", TaskConfig{Copy: []string{"a:b"}}, `copy "a:b": the destination b must be an absolute path in the jail`},
+		{"dot dot in source", TaskConfig{MountReadOnly: []string{"local/../../x:/x"}}, `mount_read_only "local/../../x:/x": no path may lead upwards with .. in it`},
+		{"dot dot in destination", TaskConfig{Copy: []string{"local/x:/a/../../x"}}, `copy "local/x:/a/../../x": no path may lead upwards with .. in it`},
+		{"root destination", TaskConfig{Mount: []string{"local/x:/"}}, `mount "local/x:/": the destination must not be the jail's root`},
+		{
+			"host path not allowed",
+			TaskConfig{Mount: []string{"/etc:/host"}},
+			`mount "/etc:/host": host path /etc is not allowed; the operator allows it with host_paths = ["/etc"] in the plugin's configuration`,
+		},
+		{"unknown port", TaskConfig{Ports: []string{"metrics"}}, `ports: the group's network has no port "metrics"; it has http`},
+		{"unknown mapped port", TaskConfig{PortMap: map[string]string{"www": "80"}}, `ports: the group's network has no port "www"; it has http`},
+		{"port out of range", TaskConfig{PortMap: map[string]string{"http": "70000"}}, `port_map: http = "70000" is not a port number from 1 to 65535`},
+		{
+			"network mode",
+			TaskConfig{NetworkMode: "bridge0"},
+			`network_mode "bridge0" is unknown; there are "public-bridge", "host" and "none"`,
+		},
+		{
+			"host network not allowed",
+			TaskConfig{NetworkMode: "host"},
+			`network_mode "host" is not allowed here; the operator allows it with allow = ["host_network"] in the plugin's configuration`,
+		},
+		{"pot without tag", TaskConfig{Pot: "web"}, `pot and tag go together: the image's name and its version, with image as their base URL`},
+		{"extra host", TaskConfig{ExtraHosts: []string{"db"}}, `extra_hosts: "db" must be HOST:ADDRESS`},
+		{"extra host address", TaskConfig{ExtraHosts: []string{"db:nine"}}, `extra_hosts: "db:nine": "nine" is not an IP address`},
+		{
+			"permission not allowed",
+			TaskConfig{Allow: []string{"raw_sockets"}},
+			`permission "raw_sockets" is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
+		},
+		{"attribute", TaskConfig{Attributes: []string{"frobnicate:yes"}}, `attributes: unknown attribute "frobnicate"`},
+		{
+			"shell operator",
+			TaskConfig{Pot: "web", Tag: "1", Command: "nginx; rm -rf /"},
+			`command "nginx; rm -rf /": shell operators are not run; use /bin/sh with args = ["-c", …] and no pot`,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := newPlan(taskWith(t, c.task), &Config{})
+			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestCommandOfPot(t *testing.T) {
+	for _, c := range []struct {
+		task TaskConfig
+		want []string
+	}{
+		{TaskConfig{}, nil},
+		{TaskConfig{Command: "/bin/a b", Args: []string{"c d"}}, []string{"/bin/a b", "c d"}},
+		{TaskConfig{Pot: "p", Command: "nginx -g 'daemon off;'"}, []string{"nginx", "-g", "daemon off;"}},
+		{TaskConfig{Pot: "p", Command: "nginx", Args: []string{"-g", "'daemon off;'"}}, []string{"nginx", "-g", "daemon off;"}},
+	} {
+		got, err := c.task.command()
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q %q: got %q, %v; want %q", c.task.Command, c.task.Args, got, err, c.want)
+		}
+	}
+}
+
+func TestPermitPath(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"media/films", "secret", "logs"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(filepath.Join(dir, "secret"), filepath.Join(dir, "media/link")); err != nil {
+		t.Fatal(err)
+	}
+	c := &Config{HostPaths: []string{filepath.Join(dir, "media") + ":ro", filepath.Join(dir, "logs")}}
+	for _, x := range []struct {
+		path     string
+		writable bool
+		want     string
+	}{
+		{"media", false, ""},
+		{"media/films", false, ""},
+		{"media/films", true, "is allowed for reading only; use mount_read_only"},
+		{"media/link", false, "is not allowed"},
+		{"media2", false, "is not allowed"},
+		{"secret", false, "is not allowed"},
+		{"logs", true, ""},
+	} {
+		err := c.permitPath(filepath.Join(dir, x.path), x.writable)
+		if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
+			t.Errorf("%s writable=%v: got %v, want %q", x.path, x.writable, err, x.want)
+		}
+	}
+}
+
+func TestPortMaps(t *testing.T) {
+	p, err := newPlan(taskWith(t, TaskConfig{PortMap: map[string]string{"http": "80"}}), &Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.ports) != 4 || p.ports[0].Proto != "tcp" || p.ports[1].Proto != "udp" || !p.ports[2].HostIP.IsLoopback() {
+		t.Fatalf("want the port on tcp and udp, at the address and at localhost, got %+v", p.ports)
+	}
+	if m := p.ports[0]; m.HostPort != 22000 || m.TaskPort != 80 || m.HostIP.String() != "192.0.2.1" {
+		t.Errorf("got %+v", m)
+	}
+	p, err = newPlan(taskWith(t, TaskConfig{Ports: []string{"http"}}), &Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.ports[0].TaskPort != 8080 {
+		t.Errorf("the group's `to` is the port in the jail: got %+v", p.ports[0])
+	}
+}
+
+func TestLimits(t *testing.T) {
+	cfg := taskWith(t, TaskConfig{})
+	p, err := newPlan(cfg, &Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.limits.Memory != 64<<20 || p.limits.MemorySoft != 0 || p.limits.CPUShares != 500 || p.limits.CPUQuota != 0 {
+		t.Errorf("got %+v", p.limits)
+	}
+	cfg.Resources.NomadResources.Memory.MemoryMaxMB = 128
+	p, err = newPlan(cfg, &Config{CPUHardLimit: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.limits.Memory != 128<<20 || p.limits.MemorySoft != 64<<20 || p.limits.CPUQuota <= 0 {
+		t.Errorf("got %+v", p.limits)
+	}
+}
+
+func TestName(t *testing.T) {
+	name := Name("8c3a1f4e-0000-4000-8000-000000000000/web/1a2b3c4d")
+	if len(name) != 14 || !strings.HasPrefix(name, "nj") {
+		t.Errorf("got %q, which with a letter more must fit an interface's name of 15 bytes", name)
+	}
+	if name == Name("8c3a1f4e-0000-4000-8000-000000000000/web/1a2b3c4e") {
+		t.Error("another invocation has the same name")
+	}
+}

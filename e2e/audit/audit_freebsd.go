@@ -1,0 +1,58 @@
+package audit
+
+import (
+	"strings"
+)
+
+var host = map[string]func() ([]string, error){
+	"mount":         mounts,
+	"firewall rule": firewall,
+	"jail":          func() ([]string, error) { return command("jls", "-d", "name") },
+	"rctl rule":     rules,
+}
+
+func mounts() ([]string, error) {
+	all, err := command("mount", "-p")
+	for i, m := range all {
+		if f := strings.Fields(m); len(f) > 2 {
+			all[i] = f[1] + " (" + f[2] + " of " + f[0] + ")"
+		}
+	}
+	return all, err
+}
+
+// firewall lists the rules of every anchor; without pf there is none.
+func firewall() ([]string, error) {
+	var found []string
+	anchors, err := command("pfctl", "-s", "Anchors", "-v")
+	if err != nil {
+		return nil, nil
+	}
+	for _, anchor := range anchors {
+		anchor = strings.TrimSpace(anchor)
+		for _, kind := range []string{"rules", "nat"} {
+			rules, err := command("pfctl", "-a", anchor, "-s", kind)
+			if err != nil {
+				return nil, err
+			}
+			for _, rule := range rules {
+				found = append(found, anchor+": "+rule)
+			}
+		}
+	}
+	return found, nil
+}
+
+// rules lists rctl's; without racct there is none.
+func rules() ([]string, error) {
+	all, err := command("rctl")
+	if err != nil {
+		return nil, nil
+	}
+	return all, nil
+}
+
+// Processes are the command lines on this host, each after its process ID.
+func Processes() ([]string, error) {
+	return command("ps", "-axww", "-o", "pid=,command=")
+}

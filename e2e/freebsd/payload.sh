@@ -1,0 +1,32 @@
+#!/bin/sh
+# payload.sh FOLDER: cross-builds for FreeBSD all that runs in the guest. GO is the go command, with its environment.
+set -eu
+to=$PWD/$1
+export GOOS=freebsd GOARCH="${GOARCH:-amd64}" CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"
+GO=${GO:-go}
+
+build() { # PROGRAM PACKAGE
+	$GO build -ldflags "-s -w" -o "$1" "$2"
+}
+
+rm -rf "$to"
+mkdir -p "$to"
+build "jail/launch/bin/shim_freebsd_$GOARCH" ./jail/shim
+build "$to/nomad-driver-jail" .
+build "$to/httpd" ./examples/httpd
+(cd e2e/agents/nomad && build "$to/nomad" github.com/hashicorp/nomad)
+(cd e2e/agents/consul && build "$to/consul" github.com/hashicorp/consul)
+$GO build -tags faults -ldflags "-s -w" -o "$to/nomad-driver-jail-faulty" .
+
+root=$PWD
+$GO list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | while read -r dir; do
+	[ -n "$dir" ] || continue
+	package=${dir#"$root"/}
+	name=$(echo "$package" | tr / -)
+	$GO test -c -ldflags "-s -w" -o "$to/$name.test" "./$package"
+	mkdir -p "$to/work/$name"
+	if [ -d "$dir/testdata" ]; then
+		cp -R "$dir/testdata" "$to/work/$name/"
+	fi
+done
+cp e2e/freebsd/run "$to/run"

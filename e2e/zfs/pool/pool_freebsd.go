@@ -1,0 +1,7 @@
+package pool
+
+import "errors"
+
+func kernelHasZFS() bool { return true }
+
+func (p *Pool) onDaemon() error { return errors.New("FreeBSD has ZFS in its kernel") }

@@ -1,0 +1,129 @@
+// Package command is the command line of images: what operators and CI build, publish, pull and clean up with.
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// usageError is a command line that cannot be meant.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// ExitCode is 2 for a command line that cannot be meant, else 1.
+func ExitCode(err error) int {
+	var usage usageError
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+		return 2
+	}
+	return 1
+}
+
+// app is what the commands share.
+type app struct {
+	dataset, directory, stateDir string
+	json                         bool
+	verbose                      bool
+}
+
+// New is the command "image" with all that is below it. run runs the run instructions of recipes.
+func New(run image.Runner) *cobra.Command {
+	a := &app{}
+	root := &cobra.Command{
+		Use:   "image",
+		Short: "Build, publish, pull and clean up images",
+		Args:  args(cobra.NoArgs),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.dataset, "dataset", "", "ZFS dataset below which images are kept, as in the plugin's configuration")
+	flags.StringVar(&a.directory, "directory", "", "directory in which images are kept where there is no ZFS")
+	flags.StringVar(&a.stateDir, "state-dir", defaultStateDir(), "folder of the driver's state: mounts and locks")
+	flags.BoolVar(&a.json, "json", false, "print JSON")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more on stderr")
+	root.AddCommand(a.build(run), a.export(), a.pull(), a.list(), a.inspect(), a.rm(), a.serve())
+	return root
+}
+
+func defaultStateDir() string {
+	if runtime.GOOS == "freebsd" {
+		return "/var/db/nomad-driver-jail"
+	}
+	return "/var/lib/nomad-driver-jail"
+}
+
+// args makes cobra's complaints about arguments usage errors.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
+		}
+		return nil
+	}
+}
+
+func (a *app) backend() (storage.Backend, error) {
+	switch {
+	case a.dataset != "" && a.directory != "":
+		return nil, usageError{errors.New("--dataset and --directory exclude each other; give one")}
+	case a.dataset != "":
+		return storage.NewZFS(storage.Dataset(a.dataset), filepath.Join(a.stateDir, "mounts")), nil
+	case a.directory != "":
+		return storage.NewDirectory(a.directory), nil
+	}
+	return nil, usageError{errors.New("which store? Give --dataset POOL/NAME or --directory DIR, as in the plugin's configuration")}
+}
+
+// open is the store as it is.
+func (a *app) open(ctx context.Context, cmd *cobra.Command, options image.Options) (*image.Store, error) {
+	backend, err := a.backend()
+	if err != nil {
+		return nil, err
+	}
+	return a.store(backend, cmd, options), backend.Check(ctx)
+}
+
+// prepare is the store, made where there is none, without the leftovers of the killed.
+func (a *app) prepare(ctx context.Context, cmd *cobra.Command, options image.Options) (*image.Store, error) {
+	backend, err := a.backend()
+	if err != nil {
+		return nil, err
+	}
+	if err := backend.Prepare(ctx); err != nil {
+		return nil, err
+	}
+	store := a.store(backend, cmd, options)
+	return store, store.Sweep(ctx)
+}
+
+func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.Options) *image.Store {
+	options.LockDir = filepath.Join(a.stateDir, "locks")
+	level := hclog.Warn
+	if a.verbose {
+		level = hclog.Debug
+	}
+	options.Logger = hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level})
+	return image.New(backend, options)
+}
+
+// printJSON is for machines.
+func printJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}

@@ -1,0 +1,143 @@
+package command
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+)
+
+// imageJSON is an image as --json prints it.
+type imageJSON struct {
+	ID         string         `json:"id"`
+	Reference  string         `json:"reference"`
+	Root       string         `json:"root"`
+	Used       uint64         `json:"used"`
+	Referenced uint64         `json:"referenced"`
+	Clones     []string       `json:"clones"`
+	LastUsed   *time.Time     `json:"last_used"`
+	Manifest   image.Manifest `json:"manifest"`
+}
+
+func forJSON(img image.Image) imageJSON {
+	j := imageJSON{ID: img.ID, Root: img.Root, Used: img.Used, Referenced: img.Referenced, Clones: img.Clones, Manifest: img.Manifest}
+	if img.Reference.Name != "" {
+		j.Reference = img.Reference.String()
+	}
+	if !img.LastUsed.IsZero() {
+		j.LastUsed = &img.LastUsed
+	}
+	return j
+}
+
+func (a *app) printImage(cmd *cobra.Command, what string, img image.Image) error {
+	if a.json {
+		return printJSON(cmd.OutOrStdout(), forJSON(img))
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, ID %s, root %s\n", what, img.Reference, img.ID[:12], img.Root)
+	return err
+}
+
+func (a *app) list() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the images in the store",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			store, err := a.open(cmd.Context(), cmd, image.Options{})
+			if err != nil {
+				return err
+			}
+			images, err := store.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				list := make([]imageJSON, 0, len(images))
+				for _, img := range images {
+					list = append(list, forJSON(img))
+				}
+				return printJSON(cmd.OutOrStdout(), list)
+			}
+			return printTable(cmd, images)
+		},
+	}
+}
+
+func printTable(cmd *cobra.Command, images []image.Image) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tTAG\tID\tPLATFORM\tSIZE\tCREATED\tCLONES\tREGISTRY")
+	for _, img := range images {
+		m := img.Manifest
+		fmt.Fprintln(w, strings.Join([]string{
+			orDash(img.Reference.Name), orDash(img.Reference.Tag), img.ID[:min(12, len(img.ID))], orDash(strings.Trim(m.OS+"/"+m.Arch, "/")),
+			mib(int64(img.Referenced)), day(m.Created), fmt.Sprint(len(img.Clones)), orDash(img.Reference.Base),
+		}, "\t"))
+	}
+	return w.Flush()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func day(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}
+
+func (a *app) inspect() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect IMAGE",
+		Short: "Print what is known of an image in the store, as JSON",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, img, err := a.find(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return printJSON(cmd.OutOrStdout(), forJSON(img))
+		},
+	}
+}
+
+func (a *app) rm() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm IMAGE...",
+		Short: "Remove images from the store",
+		Long:  "Take a name off its image, and remove the image with its last name. One that tasks use stays.",
+		Args:  args(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, arg := range args {
+				store, img, err := a.find(cmd, arg)
+				if err != nil {
+					return err
+				}
+				if err := store.Remove(cmd.Context(), img); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "Removed: %s\n", arg)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) find(cmd *cobra.Command, what string) (*image.Store, image.Image, error) {
+	store, err := a.open(cmd.Context(), cmd, image.Options{})
+	if err != nil {
+		return nil, image.Image{}, err
+	}
+	img, err := store.Find(cmd.Context(), what)
+	return store, img, err
+}

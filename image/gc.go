@@ -1,0 +1,109 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// GCOptions say which images may go.
+type GCOptions struct {
+	// Delay is how long an image stays after its last use.
+	Delay time.Duration
+	// MaxSize is how much all images may hold, in bytes; 0 for as much as there is. Beyond it images go before their delay,
+	// oldest use first.
+	MaxSize uint64
+	// DryRun removes nothing.
+	DryRun bool
+}
+
+// grace is between a task's Ensure and its clone.
+const grace = 5 * time.Minute
+
+// GC removes images that nothing stands on, as the options say, and returns them. An image that was built here and has a name
+// stays: no registry could bring it back.
+func (s *Store) GC(ctx context.Context, opt GCOptions) ([]Image, error) {
+	if err := s.Sweep(ctx); err != nil {
+		return nil, err
+	}
+	unlock, err := s.lockStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	var removed []Image
+	gone := map[string]bool{}
+	for {
+		all, err := s.List(ctx)
+		if err != nil {
+			return removed, err
+		}
+		img, ok := s.next(all, gone, opt)
+		if !ok {
+			s.forget(all)
+			return removed, nil
+		}
+		gone[img.ID] = true
+		if !opt.DryRun {
+			err = s.backend.RemoveImage(ctx, img.ID)
+		}
+		switch {
+		case errors.Is(err, storage.ErrInUse): // a task has just begun
+		case err != nil:
+			return removed, fmt.Errorf("image %s: %w", img.name(), err)
+		default:
+			removed = append(removed, img)
+		}
+	}
+}
+
+// next is the image to go now; those in gone have been dealt with.
+func (s *Store) next(all []Image, gone map[string]bool, opt GCOptions) (Image, bool) {
+	var size uint64
+	var unused []Image
+	seen, built := map[string]bool{}, map[string]bool{}
+	for _, img := range all {
+		if img.Reference.Name != "" && img.Reference.Base == "" {
+			built[img.ID] = true
+		}
+	}
+	for _, img := range all {
+		if seen[img.ID] || gone[img.ID] {
+			continue
+		}
+		seen[img.ID] = true
+		size += img.Used
+		standing := slices.DeleteFunc(slices.Clone(img.Clones), func(c string) bool { return gone[filepath.Base(c)] })
+		switch {
+		case built[img.ID] || len(standing) > 0:
+		case img.LastUsed.IsZero():
+			s.touch(img.ID) // its time begins now
+		case time.Since(img.LastUsed) > grace:
+			unused = append(unused, img)
+		}
+	}
+	if len(unused) == 0 {
+		return Image{}, false
+	}
+	oldest := slices.MinFunc(unused, func(a, b Image) int { return a.LastUsed.Compare(b.LastUsed) })
+	return oldest, time.Since(oldest.LastUsed) > opt.Delay || opt.MaxSize > 0 && size > opt.MaxSize
+}
+
+// forget removes what is known of the use of images that are gone.
+func (s *Store) forget(all []Image) {
+	entries, err := os.ReadDir(filepath.Dir(s.usedPath("any")))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !slices.ContainsFunc(all, func(img Image) bool { return img.ID == e.Name() }) {
+			os.Remove(s.usedPath(e.Name()))
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package image
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Manifest is what NAME_TAG.json says of an image. It pins the stream by its digest.
+type Manifest struct {
+	Name    string    `json:"name"`
+	Tag     string    `json:"tag"`
+	OS      string    `json:"os"`   // GOOS's word: "freebsd"
+	Arch    string    `json:"arch"` // GOARCH's word: "amd64"
+	Created time.Time `json:"created"`
+	// OSRelease is the release that the image was made from, such as "12.2-RELEASE"; informative.
+	OSRelease string `json:"os_release,omitempty"`
+
+	// Format is what the stream decompresses to: "zfs" (zfs send) or "tar".
+	Format      string `json:"format"`
+	Compression string `json:"compression"` // "zstd", "xz", "gzip" or "none"
+	// Size and UncompressedSize are in bytes.
+	Size             int64 `json:"size"`
+	UncompressedSize int64 `json:"uncompressed_size"`
+	// Digest is of the stream as published: "sha256:" and 64 hexadecimal digits.
+	Digest string `json:"digest"`
+	// Snapshot is the name of the snapshot in the stream; "" for a tar archive.
+	Snapshot string `json:"snapshot,omitempty"`
+	// Parent is the reference of the image that an incremental stream is the difference from: NAME:TAG@sha256:…, at the same
+	// base URL.
+	Parent string `json:"parent,omitempty"`
+	// Root is the folder in the dataset that is the jail's root file system; "" for the dataset itself, "m" for pot's layout.
+	Root string `json:"root,omitempty"`
+	// Skein is set in the store only, on pots: Skein-1024 of the stream and its meta.
+	Skein string `json:"skein,omitempty"`
+
+	Defaults Defaults `json:"defaults"`
+}
+
+// Defaults are what a task of the image runs unless its job says otherwise.
+type Defaults struct {
+	Command string            `json:"command,omitempty"`
+	Args    []string          `json:"args,omitempty"`
+	Env     map[string]string `json:"env,omitempty"`
+	Workdir string            `json:"workdir,omitempty"`
+	User    string            `json:"user,omitempty"`
+	Ports   []string          `json:"ports,omitempty"` // "80" or "53/udp"; informative
+	// Attributes are a pot's, by name without "pot.attr.", such as "no-rc-script".
+	Attributes map[string]string `json:"attributes,omitempty"`
+}
+
+// suffix is of the stream's file name: ".zfs.zst".
+func (m Manifest) suffix() string { return "." + m.Format + compressions[m.Compression].extension }
+
+// formats are what a stream can decompress to.
+var formats = []string{"zfs", "tar"}
+
+// Words of GOOS and GOARCH that an image can bear; another one in a manifest is a mistake worth its own sentence.
+var (
+	systems       = []string{"freebsd", "linux"}
+	architectures = []string{"386", "amd64", "arm", "arm64", "ppc64", "ppc64le", "riscv64", "s390x"}
+)
+
+// parseManifest reads a manifest that claims to be ref's and refuses all that a well-made one does not say.
+func parseManifest(data []byte, ref Reference) (Manifest, error) {
+	var m Manifest
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if err := decoder.Decode(&m); err != nil {
+		return m, fmt.Errorf("its manifest is not JSON as it should be (%w); is a registry at that URL?", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return m, errors.New("its manifest has something behind its JSON; publish it again")
+	}
+	if m.Name != ref.Name || m.Tag != ref.Tag {
+		return m, fmt.Errorf("its manifest is of another image, %q; publish it under that name", clip(m.Name+":"+m.Tag))
+	}
+	return m, m.validate()
+}
+
+func (m Manifest) validate() error {
+	checks := []error{
+		oneOf("os", m.OS, systems),
+		oneOf("arch", m.Arch, architectures),
+		oneOf("format", m.Format, formats),
+		oneOf("compression", m.Compression, compressionNames()),
+		m.checkStream(),
+		m.checkParent(),
+		m.checkRoot(),
+		m.Defaults.validate(),
+	}
+	for _, err := range checks {
+		if err != nil {
+			return fmt.Errorf("its manifest is wrong: %w", err)
+		}
+	}
+	return nil
+}
+
+func oneOf(field, value string, known []string) error {
+	if slices.Contains(known, value) {
+		return nil
+	}
+	return fmt.Errorf("unknown %s %q; known are %s", field, clip(value), strings.Join(known, ", "))
+}
+
+func (m Manifest) checkStream() error {
+	switch {
+	case !validDigest(m.Digest):
+		return fmt.Errorf("digest %q is not sha256: and 64 hexadecimal digits", clip(m.Digest))
+	case m.Size <= 0:
+		return fmt.Errorf("size %d; a stream has at least a byte", m.Size)
+	case m.UncompressedSize <= 0:
+		return fmt.Errorf("uncompressed_size %d; a stream has at least a byte", m.UncompressedSize)
+	case m.Snapshot != "" && checkName("snapshot", m.Snapshot) != nil:
+		return checkName("snapshot", m.Snapshot)
+	}
+	return nil
+}
+
+func (m Manifest) checkParent() error {
+	if m.Parent == "" {
+		return nil
+	}
+	parent, err := ParseReference(m.Parent)
+	switch {
+	case err != nil:
+		return fmt.Errorf("parent: %w", err)
+	case parent.Base != "" || parent.Digest == "":
+		return fmt.Errorf("parent %q is not NAME:TAG@sha256:…", clip(m.Parent))
+	case m.Format != "zfs":
+		return fmt.Errorf("it has a parent, which a %s stream cannot have", m.Format)
+	}
+	return nil
+}
+
+func (m Manifest) checkRoot() error {
+	if m.Root == "" {
+		return nil
+	}
+	return checkName("root", m.Root)
+}
+
+func (d Defaults) validate() error {
+	texts := append([]string{d.Command, d.Workdir, d.User}, d.Args...)
+	for k, v := range d.Env {
+		if k == "" || strings.ContainsRune(k, '=') {
+			return fmt.Errorf("%q is no name of an environment variable", clip(k))
+		}
+		texts = append(texts, k, v)
+	}
+	for _, s := range texts {
+		if strings.ContainsRune(s, 0) {
+			return fmt.Errorf("%q has a zero byte", clip(s))
+		}
+	}
+	if d.Workdir != "" && !strings.HasPrefix(d.Workdir, "/") {
+		return fmt.Errorf("workdir %q is not absolute", clip(d.Workdir))
+	}
+	for _, p := range d.Ports {
+		if err := checkPort(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPort(s string) error {
+	number, proto, ok := strings.Cut(s, "/")
+	n, err := strconv.ParseUint(number, 10, 16)
+	if err != nil || n == 0 || ok && proto != "tcp" && proto != "udp" {
+		return fmt.Errorf("%q is no port; write 80 or 53/udp", clip(s))
+	}
+	return nil
+}
+
+// checkPlatform refuses an image that this host's programs loader would.
+func (m Manifest) checkPlatform(system, arch string) error {
+	if m.OS == system && m.Arch == arch {
+		return nil
+	}
+	return fmt.Errorf("it is for %s/%s and this host is %s/%s; publish one for this host", m.OS, m.Arch, system, arch)
+}

@@ -1,0 +1,427 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/image/skein"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// link is one stream of a pull: the image itself, or one that it is the difference from.
+type link struct {
+	ref      Reference
+	client   *client
+	base     string // where its manifest was found
+	manifest Manifest
+	signedBy string // ID of the key, "" without a signature
+	pot      *pot   // nil for our own images; its manifest is whole only after the stream
+	before   int64  // bytes of the links before it
+	total    int64  // bytes of all links
+}
+
+func (l *link) digits() string { return l.manifest.Digest[len(digestPrefix):] }
+
+// tmp is the name that the image has until it is whole, and that of its lock: a leftover is met by the next try.
+func (l *link) tmp() string {
+	if l.pot != nil {
+		return l.pot.tmp()
+	}
+	return "pull-" + l.digits()[:32]
+}
+
+func (l *link) fileName() string {
+	if l.pot != nil {
+		return l.ref.fileName(potSuffix)
+	}
+	return l.ref.fileName(l.manifest.suffix())
+}
+
+// pull tries the mirrors and then the registry that the reference names.
+func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) (Image, error) {
+	c, err := s.client()
+	if err != nil {
+		return Image{}, err
+	}
+	for _, base := range s.bases(ref) {
+		if err = s.pullFrom(ctx, c, base, ref, report); err == nil {
+			return s.find(ctx, ref)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		s.log.Warn("image not pulled", "image", ref.String(), "from", base, "error", err)
+	}
+	return Image{}, err
+}
+
+// bases are the base URLs to try, the reference's own last: its failure is the one that is told.
+func (s *Store) bases(ref Reference) []string {
+	return slices.Concat(ref.Mirrors, s.options.Registry.Mirrors[ref.Base], []string{ref.Base})
+}
+
+func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) error {
+	links, parent, err := s.chain(ctx, c, base, ref)
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, l := range links {
+		total += l.manifest.Size
+	}
+	var before int64
+	for _, l := range slices.Backward(links) {
+		l.before, l.total = before, total
+		if parent, err = s.fetch(ctx, l, parent, report); err != nil {
+			return l.explain(ref, err)
+		}
+		before += l.manifest.Size
+	}
+	return nil
+}
+
+// maxChain is how many incremental images may stand on each other.
+const maxChain = 32
+
+// chain is the image and those below it that are not in the store, down to one that is, whose ID it returns, or to a whole
+// one. All manifests are judged before any stream is asked for.
+func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference) (links []*link, parent string, err error) {
+	for next := ref; ; {
+		l, err := s.manifest(ctx, c, base, next)
+		if err != nil {
+			return nil, "", (&link{ref: next}).explain(ref, err)
+		}
+		links = append(links, l)
+		if l.manifest.Parent == "" {
+			return links, "", nil
+		}
+		if len(links) > maxChain {
+			return nil, "", fmt.Errorf("more than %d images stand on each other below it; export it whole", maxChain)
+		}
+		if next, err = ParseReference(l.manifest.Parent); err != nil {
+			return nil, "", err
+		}
+		next.Base = ref.Base
+		here, err := s.findParent(ctx, next)
+		if !errors.Is(err, errNotHere) {
+			return links, here.ID, err
+		}
+	}
+}
+
+// findParent goes by the digest, which only a pot's parent lacks.
+func (s *Store) findParent(ctx context.Context, ref Reference) (Image, error) {
+	if ref.Digest == "" {
+		return s.find(ctx, ref)
+	}
+	return s.findDigest(ctx, ref.Digest)
+}
+
+// explain says of which image below the wanted one an error is.
+func (l *link) explain(wanted Reference, err error) error {
+	if l.ref.unpinned() == wanted.unpinned() {
+		return err
+	}
+	return fmt.Errorf("below it, image %s: %w", l.ref.short(), err)
+}
+
+// manifest asks a registry what the image is.
+func (s *Store) manifest(ctx context.Context, c *client, base string, ref Reference) (*link, error) {
+	data, err := s.small(ctx, c, base+"/"+ref.fileName(".json"))
+	if isNotFound(err) {
+		l, potErr := s.potLink(ctx, c, base, ref)
+		if isNotFound(potErr) {
+			return nil, err
+		}
+		return l, potErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	signer, err := s.signer(ctx, c, base, ref.fileName(".json"), data)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseManifest(data, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.accept(m, ref); err != nil {
+		return nil, err
+	}
+	return &link{ref: ref, client: c, base: base, manifest: m, signedBy: signer}, nil
+}
+
+// signer is the ID of the key that signed the registry's file, where this host wants that.
+func (s *Store) signer(ctx context.Context, c *client, base, file string, data []byte) (string, error) {
+	trust, err := s.trust()
+	if err != nil {
+		return "", err
+	}
+	if len(trust) == 0 {
+		s.log.Info("the image's origin is not verified: no keys are configured", "file", base+"/"+file)
+		return "", nil
+	}
+	text, err := s.small(ctx, c, base+"/"+file+".sig")
+	if isNotFound(err) {
+		return "", fmt.Errorf("it is not signed, the registry has no %s/%s.sig, and this host takes signed images only; sign it with: image sign", base, file)
+	}
+	if err != nil {
+		return "", err
+	}
+	return verify(data, text, trust)
+}
+
+// accept is this host's part of judging a manifest.
+func (s *Store) accept(m Manifest, ref Reference) error {
+	switch format := s.backend.Format(); {
+	case ref.Digest != "" && m.Digest != ref.Digest:
+		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", m.Digest, ref.Digest)
+	case m.UncompressedSize > s.options.Limits.Stream:
+		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", m.UncompressedSize, s.options.Limits.Stream)
+	case m.Format != format:
+		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
+	}
+	return m.checkPlatform(s.options.OS, s.options.Arch)
+}
+
+// small reads a manifest or what comes with it, trying again while the registry fails in passing.
+func (s *Store) small(ctx context.Context, c *client, url string) ([]byte, error) {
+	patience := newPatience(s.options.Limits.Retry)
+	for {
+		data, err := s.smallOnce(ctx, c, url)
+		if err == nil || ctx.Err() != nil || !passing(err) || !patience.again(ctx, 0) {
+			return data, err
+		}
+		s.log.Debug("trying again", "url", url, "error", err)
+	}
+}
+
+func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.options.Limits.Stall)
+	defer cancel()
+	return c.small(ctx, url, s.options.Limits.Manifest)
+}
+
+// fetch makes sure that the link's image is in the store, under its reference, and returns its ID. parent is that of the image
+// that an incremental stream stands on.
+func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (id string, err error) {
+	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
+	if err != nil {
+		return "", err
+	}
+	defer lock.release()
+	here, err := s.findLink(ctx, l)
+	switch {
+	case err == nil:
+		return here.ID, s.setName(ctx, here.ID, l.record())
+	case !errors.Is(err, errNotHere):
+		return "", err
+	}
+	tell := func(bytes, size int64) {
+		p := Progress{Bytes: l.before + bytes, Total: max(l.total, l.before+size)}
+		lock.tell(p)
+		report(p)
+	}
+	if err := s.receive(ctx, l, parent, tell); err != nil {
+		return "", err
+	}
+	return l.digits(), s.commit(ctx, l)
+}
+
+func (l *link) record() record {
+	return record{Reference: l.ref.unpinned(), Manifest: l.manifest, SignedBy: l.signedBy}
+}
+
+// findLink looks for the image that the link's stream would make. What its manifest lacks, as a pot's does, comes from there.
+func (s *Store) findLink(ctx context.Context, l *link) (Image, error) {
+	if l.pot == nil {
+		return s.findDigest(ctx, l.manifest.Digest)
+	}
+	all, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	for _, img := range all {
+		if img.Manifest.Skein == l.pot.sum {
+			name, tag := l.manifest.Name, l.manifest.Tag
+			l.manifest = img.Manifest
+			l.manifest.Name, l.manifest.Tag = name, tag
+			return img, l.checkPin()
+		}
+	}
+	return Image{}, errNotHere
+}
+
+// checkPin is for a pot, whose digest is known only now.
+func (l *link) checkPin() error {
+	if l.ref.Digest != "" && l.ref.Digest != l.manifest.Digest {
+		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", l.manifest.Digest, l.ref.Digest)
+	}
+	return nil
+}
+
+func (s *Store) commit(ctx context.Context, l *link) error {
+	r := l.record()
+	value, err := r.value()
+	if err == nil {
+		props := map[string]string{r.key(): value}
+		if l.manifest.Root != "" {
+			props["root"] = l.manifest.Root
+		}
+		err = s.backend.Commit(ctx, l.tmp(), l.digits(), props)
+	}
+	switch {
+	case errors.Is(err, storage.ErrExists): // another LockDir's process was faster
+		s.discard(l.tmp())
+	case err != nil:
+		s.discard(l.tmp())
+		return err
+	}
+	return s.setName(ctx, l.digits(), r)
+}
+
+// discard works also after the pull's context has ended.
+func (s *Store) discard(tmp string) {
+	if err := s.backend.Discard(context.Background(), tmp); err != nil {
+		s.log.Warn("an unfinished image is left over", "dataset", tmp, "error", err)
+	}
+}
+
+// receive brings the stream into the backend, whole and verified, under the link's temporary name; on error nothing is left.
+func (s *Store) receive(ctx context.Context, l *link, parent string, report func(bytes, size int64)) error {
+	if err := s.backend.Discard(ctx, l.tmp()); err != nil {
+		return err
+	}
+	patience := newPatience(s.options.Limits.Retry)
+	for {
+		reached, err := s.receiveOnce(ctx, l, parent, patience, report)
+		if err == nil {
+			return nil
+		}
+		s.discard(l.tmp())
+		var again *restart
+		if !errors.As(err, &again) || !patience.again(ctx, reached) {
+			return err
+		}
+		s.log.Debug("starting the download again", "image", l.ref.String(), "bytes", reached)
+	}
+}
+
+// receiveOnce is the one pass: registry, hash, decompressor, backend. It returns how many bytes came.
+func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patience *patience, report func(bytes, size int64)) (int64, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	src := &source{
+		ctx: ctx, client: l.client, url: l.base + "/" + l.fileName(), size: l.manifest.Size,
+		hash: sha256.New(), patience: patience, stall: s.options.Limits.Stall, report: report,
+	}
+	if l.pot != nil {
+		src.size, l.pot.hash = -1, skein.New()
+		src.also = l.pot.hash
+	}
+	defer src.Close()
+	buffered := readAhead(src)
+	defer buffered.Close()
+	defer cancel() // before Close waits
+	err := s.unpack(ctx, l, parent, buffered)
+	return src.offset, s.verdict(src, buffered, l, err)
+}
+
+// unpack decompresses into the backend, and reads what is behind the end of the backend's stream.
+func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed io.Reader) error {
+	decoder, err := compressions[l.manifest.Compression].decoder(ctx, compressed)
+	if err != nil {
+		return err
+	}
+	defer decoder.Close()
+	bounded := &boundedReader{r: decoder, left: l.manifest.UncompressedSize}
+	if l.pot != nil {
+		bounded.left = s.options.Limits.Stream
+		err = s.unpackPot(ctx, l, parent, bounded)
+	} else {
+		err = s.backend.Receive(ctx, l.tmp(), parent, bounded)
+	}
+	if bounded.err != nil {
+		return bounded.err
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, bounded); err != nil {
+		return err
+	}
+	if l.pot != nil {
+		l.manifest.UncompressedSize = s.options.Limits.Stream - bounded.left
+		return nil
+	}
+	if bounded.left > 0 {
+		return &refusal{fmt.Errorf("its stream decompresses to %d bytes and the manifest says %d; publish it again", l.manifest.UncompressedSize-bounded.left, l.manifest.UncompressedSize)}
+	}
+	return nil
+}
+
+// boundedReader keeps a small stream from becoming a large one. It remembers what went wrong below it, which a command that
+// reads it cannot tell.
+type boundedReader struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.r.Read(p)
+	b.left -= int64(n)
+	switch {
+	case b.left < 0:
+		b.err = &refusal{errors.New("its stream decompresses to more bytes than it may; publish it again")}
+		return 0, b.err
+	case err != nil && !errors.Is(err, io.EOF):
+		b.err = err
+	}
+	return n, err
+}
+
+// verdict says what was wrong in the end, in the order of what explains what: a download that broke off, then bytes that are
+// not the published ones, then what decompressor and backend made of them.
+func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) error {
+	_, err := io.Copy(io.Discard, rest)
+	if err != nil {
+		return err
+	}
+	if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset); err != nil {
+		return err
+	}
+	var refused *refusal
+	if errors.As(unpacked, &refused) {
+		return refused
+	}
+	if unpacked != nil {
+		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))
+	}
+	return nil
+}
+
+// checkDigest compares what came with what was said; of a pot it notes what nobody said.
+func (l *link) checkDigest(digest string, size int64) error {
+	if l.pot == nil {
+		if digest != l.manifest.Digest {
+			return fmt.Errorf("the digest of its stream is %s and not the manifest's %s; the registry's copy is damaged, publish it again", digest, l.manifest.Digest)
+		}
+		return nil
+	}
+	l.pot.hash.Write(l.pot.meta)
+	if sum := hex.EncodeToString(l.pot.hash.Sum(nil)); sum != l.pot.sum {
+		return fmt.Errorf("the Skein-1024 of its stream and meta is %s… and not %s… as its .skein file says; the registry's copy is damaged, export it again", sum[:16], l.pot.sum[:16])
+	}
+	l.manifest.Digest, l.manifest.Size = digest, size
+	return l.checkPin()
+}

@@ -1,0 +1,377 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// Options of a store. The zero value is that of a host without special wishes.
+type Options struct {
+	// LockDir holds the locks that processes of this host share; "" for one in the system's temporary folder.
+	LockDir string
+	Logger  hclog.Logger
+	// OS and Arch are what images must be for; "" for this program's own.
+	OS, Arch string
+	Limits   Limits
+	Registry RegistryOptions
+	// Keys are public keys of signify or minisign, as paths of their files or as the base64 line in one. With any, images need
+	// a signature by one of them.
+	Keys []string
+}
+
+// Limits bound what a registry can make the host do. Zero values stand for the defaults.
+type Limits struct {
+	// Manifest is in bytes; 64 KiB. It is kept in the image's properties.
+	Manifest int64
+	// Stream is the largest uncompressed stream in bytes; 1 TiB.
+	Stream int64
+	// Retry is how long a registry may fail, or send nothing new, before a pull gives up; 10 s.
+	Retry time.Duration
+	// Stall is how long the registry may take for 64 KiB; 30 s.
+	Stall time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Manifest == 0 {
+		l.Manifest = 64 << 10
+	}
+	if l.Stream == 0 {
+		l.Stream = 1 << 40
+	}
+	if l.Retry == 0 {
+		l.Retry = 10 * time.Second
+	}
+	if l.Stall == 0 {
+		l.Stall = 30 * time.Second
+	}
+	return l
+}
+
+// Store keeps a host's images in a storage.Backend. It is safe for any number of goroutines, and of processes that have the
+// same backend and LockDir.
+type Store struct {
+	backend storage.Backend
+	options Options
+	client  func() (*client, error) // an error is of the options
+	trust   func() (trust, error)
+	log     hclog.Logger
+	flights flights
+	known   known
+}
+
+// New touches nothing.
+func New(backend storage.Backend, options Options) *Store {
+	if options.LockDir == "" {
+		options.LockDir = filepath.Join(os.TempDir(), "nomad-driver-jail-locks")
+	}
+	if options.Logger == nil {
+		options.Logger = hclog.NewNullLogger()
+	}
+	if options.OS == "" {
+		options.OS = runtime.GOOS
+	}
+	if options.Arch == "" {
+		options.Arch = runtime.GOARCH
+	}
+	options.Limits = options.Limits.withDefaults()
+	return &Store{backend: backend, options: options, log: options.Logger,
+		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry) }),
+		trust:  sync.OnceValues(func() (trust, error) { return newTrust(options.Keys) })}
+}
+
+// Image is one in the store, as one of its references names it.
+type Image struct {
+	// ID is the name of the image's dataset: the hexadecimal digits of its stream's digest, or for an image built here and
+	// not pulled, of what it was built from.
+	ID        string
+	Reference Reference
+	Manifest  Manifest
+	// Root is the path of the image's root file system on this host, for reading.
+	Root string
+	// Used is what the image holds by itself, Referenced what a reader of it sees, in bytes.
+	Used, Referenced uint64
+	// Clones are the tasks and images that stand on it.
+	Clones   []string
+	LastUsed time.Time
+	// SignedBy is the ID of the key whose signature was verified, "" without one.
+	SignedBy string
+}
+
+// EnsureOptions are a caller's wishes for one image.
+type EnsureOptions struct {
+	// ForcePull asks the registry whether the tag has moved, also where the image is in the store.
+	ForcePull bool
+	// Progress is called from the caller's goroutine while bytes come; not at all where there is nothing to download.
+	Progress func(Progress)
+}
+
+// Ensure returns the image of that reference, from the store or else from its registry. However many goroutines and
+// processes ask at the same time, it is downloaded once. An error is one sentence that names the image, what was wrong with
+// what, and the way out; the store is then as it was, but for images below the wanted one that had come whole.
+func (s *Store) Ensure(ctx context.Context, ref Reference, opt EnsureOptions) (Image, error) {
+	img, err := s.ensure(ctx, ref, opt)
+	if err != nil {
+		return Image{}, fmt.Errorf("image %s: %w", ref.short(), err)
+	}
+	s.touch(img.ID)
+	return img, nil
+}
+
+func (s *Store) ensure(ctx context.Context, ref Reference, opt EnsureOptions) (Image, error) {
+	if err := ref.validate(); err != nil {
+		return Image{}, err
+	}
+	trust, err := s.trust()
+	if err != nil {
+		return Image{}, err
+	}
+	if !opt.ForcePull || ref.Digest != "" {
+		img, err := s.findKnown(ctx, ref)
+		if err == nil && trust.accepts(img) || err != nil && !errors.Is(err, errNotHere) {
+			return img, err
+		}
+	}
+	if ref.Base == "" {
+		return Image{}, errors.New("no image of that name was built on this host; build it, or write the registry's URL before the name")
+	}
+	key := fmt.Sprint(ref, opt.ForcePull)
+	return s.flights.do(ctx, key, opt.Progress, func(ctx context.Context, report func(Progress)) (Image, error) {
+		return s.pull(ctx, ref, report)
+	})
+}
+
+var errNotHere = errors.New("the image is not in the store")
+
+// find looks in the store only.
+func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
+	all, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	for _, img := range all {
+		if img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest) {
+			img.Reference = ref
+			return img, nil
+		}
+	}
+	return Image{}, errNotHere
+}
+
+// findDigest returns the image that has been received from, or sent as, the stream of that digest.
+func (s *Store) findDigest(ctx context.Context, digest string) (Image, error) {
+	all, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	for _, img := range all {
+		if img.Manifest.Digest == digest || digestPrefix+img.ID == digest {
+			return img, nil
+		}
+	}
+	return Image{}, errNotHere
+}
+
+// List is one line per reference, ordered by them; an image that has lost its references has one line without.
+func (s *Store) List(ctx context.Context) ([]Image, error) {
+	kept, err := s.backend.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []Image
+	for _, k := range kept {
+		img := Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, Root: k.Root, LastUsed: s.lastUsed(k.ID)}
+		rs := records(k.Props)
+		for _, r := range rs {
+			ref, err := ParseReference(r.Reference)
+			if err != nil {
+				continue
+			}
+			named := img
+			named.Reference, named.Manifest, named.SignedBy = ref, r.Manifest, r.SignedBy
+			list = append(list, named)
+		}
+		if len(rs) == 0 {
+			list = append(list, img)
+		}
+	}
+	slices.SortFunc(list, func(a, b Image) int {
+		return strings.Compare(a.Reference.Name+":"+a.Reference.Tag+" "+a.Reference.Base+a.ID, b.Reference.Name+":"+b.Reference.Tag+" "+b.Reference.Base+b.ID)
+	})
+	return list, nil
+}
+
+// Find takes what a person types: a whole reference, NAME:TAG where only one registry's is in the store, or the first digits
+// of an ID.
+func (s *Store) Find(ctx context.Context, what string) (Image, error) {
+	all, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	exact := func(img Image) bool { return img.Reference.Name != "" && img.Reference.unpinned() == what }
+	short := func(img Image) bool { return img.Reference.Name != "" && img.Reference.short() == what }
+	id := func(img Image) bool {
+		return len(what) >= 4 && strings.HasPrefix(img.ID, strings.TrimPrefix(what, digestPrefix))
+	}
+	for _, matches := range []func(Image) bool{exact, short, id} {
+		var found []Image
+		for _, img := range all {
+			if matches(img) {
+				found = append(found, img)
+			}
+		}
+		switch {
+		case len(found) == 1:
+			return found[0], nil
+		case len(found) > 1 && slices.ContainsFunc(found, func(img Image) bool { return img.ID != found[0].ID }):
+			return Image{}, fmt.Errorf("image %s: several in the store bear that name, such as %s and %s; name one of them whole", what, found[0].name(), found[1].name())
+		case len(found) > 1:
+			return found[0], nil
+		}
+	}
+	return Image{}, fmt.Errorf("image %s: it is not in the store; see what is with: image list", clip(what))
+}
+
+func (img Image) name() string {
+	if img.Reference.Name == "" {
+		return img.ID
+	}
+	return img.Reference.unpinned()
+}
+
+// Remove takes a reference's name off its image, and the image away with its last name. One that tasks or other images stand
+// on stays, named.
+func (s *Store) Remove(ctx context.Context, img Image) error {
+	if err := s.remove(ctx, img); err != nil {
+		return fmt.Errorf("image %s: %w", img.name(), err)
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, img Image) error {
+	unlock, err := s.lockStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	kept, err := s.kept(ctx, img.ID)
+	if err != nil {
+		return err
+	}
+	named := len(records(kept.Props)) - 1
+	if named <= 0 || img.Reference.Name == "" {
+		if len(kept.Clones) > 0 {
+			return fmt.Errorf("%s stands on it; stop or remove that first", strings.Join(kept.Clones, ", "))
+		}
+		return s.backend.RemoveImage(ctx, img.ID)
+	}
+	return s.backend.SetProp(ctx, kept.ID, recordKey(img.Reference.unpinned()), noRecord)
+}
+
+func (s *Store) kept(ctx context.Context, id string) (storage.Image, error) {
+	all, err := s.backend.Images(ctx)
+	if err != nil {
+		return storage.Image{}, err
+	}
+	for _, k := range all {
+		if k.ID == id {
+			return k, nil
+		}
+	}
+	return storage.Image{}, errNotHere
+}
+
+// setName gives an image in the store a name, and takes it off any other.
+func (s *Store) setName(ctx context.Context, id string, r record) error {
+	value, err := r.value()
+	if err != nil {
+		return err
+	}
+	unlock, err := s.lockStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	all, err := s.backend.Images(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range all {
+		have, want := k.Props[r.key()], noRecord
+		if k.ID == id {
+			want = value
+		}
+		if have == want || have == "" && want == noRecord {
+			continue
+		}
+		if err := s.backend.SetProp(ctx, k.ID, r.key(), want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const storeLock = "store"
+
+// lockStore is for changes of what is named how. The lock's file bears the time of the last one, for known.
+func (s *Store) lockStore(ctx context.Context) (unlock func(), err error) {
+	l, err := takeLock(ctx, s.options.LockDir, storeLock, nil)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		now := time.Now()
+		os.Chtimes(l.file.Name(), now, now)
+		l.release()
+	}, nil
+}
+
+// touch notes that an image was used now: in a file, since a property costs a disk's sync. Without the file an image counts
+// as used when it was made.
+func (s *Store) touch(id string) {
+	path := s.usedPath(id)
+	os.MkdirAll(filepath.Dir(path), 0o700)
+	now := time.Now()
+	if os.Chtimes(path, now, now) != nil {
+		os.WriteFile(path, nil, 0o600)
+	}
+}
+
+func (s *Store) lastUsed(id string) time.Time {
+	info, err := os.Stat(s.usedPath(id))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+func (s *Store) usedPath(id string) string { return filepath.Join(s.options.LockDir, "used", id) }
+
+// Sweep removes what killed pulls and builds left, and nothing that one at work holds.
+func (s *Store) Sweep(ctx context.Context) error {
+	leftovers, err := s.backend.Temporary(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, tmp := range leftovers {
+		l, err := tryLock(s.options.LockDir, tmp)
+		if err == nil && l != nil {
+			err = s.backend.Discard(ctx, tmp)
+			l.release()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

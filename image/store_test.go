@@ -1,0 +1,261 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// TestRoundTrip takes an image all the way: folder, store, registry, another store, a task's clone.
+func TestRoundTrip(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind string) {
+		tree := makeTree(t, 3<<20)
+		defaults := Defaults{Command: "/bin/tool", Args: []string{"-x"}, Env: map[string]string{"GREETING": "grüß 🌍"}, Ports: []string{"80"}}
+		dir, m := publish(t, kind, "web:1.4", tree, BuildOptions{Defaults: defaults, OSRelease: "12.2-RELEASE"})
+		files, _ := filepath.Glob(dir + "/*")
+		if want := "web_1.4.json web_1.4." + kind + ".zst"; want != strings.ReplaceAll(strings.Join(files, " "), dir+"/", "") {
+			t.Errorf("exported %v, want %s", files, want)
+		}
+
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{})
+		var last Progress
+		img, err := h.Ensure(t.Context(), r.ref(t, "web:1.4"), EnsureOptions{Progress: func(p Progress) { last = p }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last.Bytes != m.Size || last.Total != m.Size {
+			t.Errorf("the last progress is %+v, want %d of %d", last, m.Size, m.Size)
+		}
+		if want := strings.TrimPrefix(m.Digest, "sha256:"); img.ID != want {
+			t.Errorf("ID %s, want %s", img.ID, want)
+		}
+		got, _ := json.Marshal(img.Manifest)
+		want, _ := json.Marshal(m)
+		if string(got) != string(want) {
+			t.Errorf("manifest\n%s, want\n%s", got, want)
+		}
+		root, err := h.backend().Clone(t.Context(), img.ID, "nj0123456789ab", storage.CloneOptions{TaskID: "task"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.backend().RemoveTask(context.Background(), "nj0123456789ab") })
+		if a, b := list(t, tree), list(t, root); a != b {
+			t.Errorf("the clone has\n%s, want\n%s", b, a)
+		}
+
+		before := r.total()
+		again, err := h.Ensure(t.Context(), r.ref(t, "web:1.4"), EnsureOptions{})
+		if err != nil || again.ID != img.ID || r.total() != before {
+			t.Errorf("the second time: %v, %v, %d more requests", again.ID, err, r.total()-before)
+		}
+		err = h.Remove(t.Context(), again)
+		if err == nil || !strings.Contains(err.Error(), "tasks/nj0123456789ab stands on it") {
+			t.Errorf("removal of an image in use: %v", err)
+		}
+		if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab"); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Remove(t.Context(), again); err != nil {
+			t.Error(err)
+		}
+		if list, err := h.List(t.Context()); err != nil || len(list) != 0 {
+			t.Errorf("after removal: %v, %v", list, err)
+		}
+		if _, err := h.Ensure(t.Context(), r.ref(t, "web:1.4"), EnsureOptions{}); err != nil {
+			t.Errorf("after removal: %v", err)
+		}
+	})
+}
+
+func TestBuildFromArchives(t *testing.T) {
+	tree := makeTree(t, 100<<10)
+	dir := t.TempDir()
+	for _, c := range []struct{ file, flag string }{{"a.tar", ""}, {"a.txz", "-J"}, {"a.tgz", "-z"}, {"a.tar.zst", "--zstd"}} {
+		args := []string{"-cf", filepath.Join(dir, c.file), "-C", tree, "."}
+		if c.flag != "" {
+			args = append([]string{c.flag}, args...)
+		}
+		if out, err := exec.Command("tar", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	eachKind(t, func(t *testing.T, kind string) {
+		h := newHost(t, kind, Options{})
+		for _, file := range []string{"a.tar", "a.txz", "a.tgz", "a.tar.zst"} {
+			ref := Reference{Name: "web", Tag: file}
+			img, err := h.Build(t.Context(), ref, filepath.Join(dir, file), BuildOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a, b := list(t, tree), list(t, img.Root); a != b {
+				t.Errorf("%s: the image has\n%s, want\n%s", file, b, a)
+			}
+			again, err := h.Build(t.Context(), Reference{Name: "same", Tag: file}, filepath.Join(dir, file), BuildOptions{})
+			if err != nil || again.ID != img.ID {
+				t.Errorf("%s: built again it is %s and not %s, %v", file, again.ID, img.ID, err)
+			}
+		}
+		before := h.state(t)
+		bad := filepath.Join(dir, "bad.tar")
+		if err := os.WriteFile(bad, []byte("no archive"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct{ source, sentence string }{
+			{bad, "image bad:1: " + bad + ": "},
+			{filepath.Join(dir, "none"), "no such file"},
+		} {
+			_, err := h.Build(t.Context(), Reference{Name: "bad", Tag: "1"}, c.source, BuildOptions{})
+			if err == nil || !strings.Contains(err.Error(), c.sentence) {
+				t.Errorf("%s: %v", c.source, err)
+			}
+		}
+		if after := h.state(t); after != before {
+			t.Errorf("the store has changed from\n%s to\n%s", before, after)
+		}
+	})
+}
+
+// TestNames follows tags that move, and two names of one stream.
+func TestNames(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind string) {
+		builder := newHost(t, kind, Options{})
+		dir := t.TempDir()
+		tree := makeTree(t, 10<<10)
+		first := publishFrom(t, builder, "web:latest", tree, BuildOptions{}, dir)
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{})
+		old, err := h.Ensure(t.Context(), r.ref(t, "web:latest"), EnsureOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(tree, "etc/motd"), []byte("new\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		second := publishFrom(t, builder, "web:latest", tree, BuildOptions{}, dir)
+		if first.Digest == second.Digest {
+			t.Fatal("the second image is the first")
+		}
+		kept, err := h.Ensure(t.Context(), r.ref(t, "web:latest"), EnsureOptions{})
+		if err != nil || kept.ID != old.ID {
+			t.Errorf("without ForcePull: %s, %v", kept.ID, err)
+		}
+		moved, err := h.Ensure(t.Context(), r.ref(t, "web:latest"), EnsureOptions{ForcePull: true})
+		if err != nil || moved.ID == old.ID {
+			t.Errorf("with ForcePull: %s, %v", moved.ID, err)
+		}
+		kept, err = h.Ensure(t.Context(), r.ref(t, "web:latest"), EnsureOptions{})
+		if err != nil || kept.ID != moved.ID {
+			t.Errorf("after the tag moved: %s, %v", kept.ID, err)
+		}
+		if root, err := os.ReadFile(filepath.Join(kept.Root, "etc/motd")); string(root) != "new\n" {
+			t.Errorf("motd is %q, %v", root, err)
+		}
+		all, err := h.List(t.Context())
+		if err != nil || len(all) != 2 || all[0].Reference.Name != "" || all[0].ID != old.ID {
+			t.Errorf("after the tag moved: %+v, %v", all, err)
+		}
+
+		// The old one is still had by its digest, and the registry is not asked for it.
+		downloads := r.count("/web_latest." + kind + ".zst")
+		pinned := r.ref(t, "web:latest@"+second.Digest)
+		if img, err := h.Ensure(t.Context(), pinned, EnsureOptions{}); err != nil || img.ID != moved.ID {
+			t.Errorf("pinned to the new: %s, %v", img.ID, err)
+		}
+		publishFrom(t, builder, "other:1", tree, BuildOptions{Defaults: Defaults{Command: "/bin/other"}}, dir)
+		other, err := h.Ensure(t.Context(), r.ref(t, "other:1"), EnsureOptions{})
+		if err != nil || other.ID != moved.ID || other.Manifest.Defaults.Command != "/bin/other" {
+			t.Errorf("another name of the same stream: %+v, %v", other, err)
+		}
+		if n := r.count("/web_latest."+kind+".zst") + r.count("/other_1."+kind+".zst"); n != downloads {
+			t.Errorf("%d more downloads", n-downloads)
+		}
+		if err := h.Remove(t.Context(), other); err != nil {
+			t.Error(err)
+		}
+		if img, err := h.Find(t.Context(), "web:latest"); err != nil || img.ID != moved.ID {
+			t.Errorf("after one of two names was removed: %v, %v", img.ID, err)
+		}
+	})
+}
+
+// TestBuiltHere runs images from the host that built them, without a registry.
+func TestBuiltHere(t *testing.T) {
+	h := newHost(t, "zfs", Options{})
+	built, err := h.Build(t.Context(), Reference{Name: "web", Tag: "1"}, makeTree(t, 1000), BuildOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err := h.Ensure(t.Context(), Reference{Name: "web", Tag: "1"}, EnsureOptions{}); err != nil || img.ID != built.ID {
+		t.Errorf("%v, %v", img.ID, err)
+	}
+	_, err = h.Ensure(t.Context(), Reference{Name: "web", Tag: "2"}, EnsureOptions{})
+	want := "image web:2: no image of that name was built on this host; build it, or write the registry's URL before the name"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// TestOneDownload has many goroutines and processes want one cold image.
+func TestOneDownload(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind string) {
+		dir, m := publish(t, kind, "web:1", makeTree(t, 8<<20), BuildOptions{})
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{})
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				var last Progress
+				img, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{Progress: func(p Progress) { last = p }})
+				if err != nil || digestPrefix+img.ID != m.Digest {
+					t.Errorf("%s, %v", img.ID, err)
+				}
+				if last.Bytes != m.Size {
+					t.Errorf("the last progress is %+v", last)
+				}
+			})
+		}
+		for range 4 {
+			wg.Go(func() {
+				cmd := exec.Command(os.Args[0])
+				cmd.Env = append(os.Environ(), pullerVariable+"="+strings.Join([]string{h.kind, h.dataset, h.dir, r.url + "/web:1"}, " "))
+				out, err := cmd.CombinedOutput()
+				if err != nil || digestPrefix+string(out) != m.Digest {
+					t.Errorf("another process: %s, %v", out, err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := r.count("/web_1." + kind + ".zst"); n != 1 {
+			t.Errorf("%d downloads", n)
+		}
+	})
+}
+
+// pullerVariable makes this program one more process that pulls: KIND DATASET DIR REFERENCE.
+const pullerVariable = "NOMAD_DRIVER_JAIL_TEST_PULL"
+
+func puller() int {
+	words := strings.Split(os.Getenv(pullerVariable), " ")
+	h := &host{kind: words[0], dataset: words[1], dir: words[2]}
+	h.Store = New(h.backend(), h.options(Options{}))
+	ref, err := ParseReference(words[3])
+	if err == nil {
+		var img Image
+		img, err = h.Ensure(context.Background(), ref, EnsureOptions{})
+		fmt.Print(img.ID)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
+}

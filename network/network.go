@@ -1,0 +1,264 @@
+// Package network gives a task's jail its own way to the world: an address on
+// the host's bridge, an interface pair into the jail's network stack, and the
+// host's ports that lead to it.
+//
+// Everything a task holds bears the task's name: the interface NAMEa, the
+// reservations in the state folder, the pf anchor ANCHOR/NAME or the elements
+// of the nftables maps. So Detach and List need nothing but the name, and work
+// after a reboot, after half an Attach, and in another process.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Config is what the operator decides.
+type Config struct {
+	// Bridge is the interface that the host's jails share. It is made when
+	// missing; one that somebody else uses is refused.
+	Bridge string
+	// Subnet is the jails' IPv4 network. Its first address is the host's.
+	Subnet netip.Prefix
+	// Subnet6 is their IPv6 network, or the zero Prefix for none. A task's
+	// address has the same place in both.
+	Subnet6 netip.Prefix
+	// StateDir is where reservations are kept; made when missing.
+	StateDir string
+	// Forwarder is the command line of a program that calls forward.Run with
+	// the folder that is added to it. FreeBSD needs it, for what the host
+	// says to its own ports; Linux does not.
+	Forwarder []string
+	// Anchor names the pf anchor or the nftables table, and marks the
+	// interfaces that are this driver's.
+	Anchor string
+}
+
+// PortMap leads a port of the host to a port of the task.
+type PortMap struct {
+	Label    string     // the jobspec's word for it, for error messages
+	HostIP   netip.Addr // the zero or the unspecified address: all of the host's
+	HostPort uint16
+	TaskPort uint16
+	Proto    string // "tcp" or "udp"
+}
+
+// Request is what a task asks for.
+type Request struct {
+	Name   string // "nj" and 12 hex digits
+	TaskID string // Nomad's, for people who look at the interface
+	Cell   string // Linux: path of the network namespace; FreeBSD: jid in decimal
+	Ports  []PortMap
+}
+
+// Attachment is what a task got.
+type Attachment struct {
+	Interface string     // the host's end
+	IPv4      netip.Addr // on the bridge's subnet
+	IPv6      netip.Addr // zero without Subnet6
+	Gateway   netip.Addr // the host on the bridge
+}
+
+// Network attaches and detaches the jails of one host. Any number of
+// goroutines and processes may use the same Config at once.
+type Network struct {
+	Config
+	plan plan
+	log  hclog.Logger
+}
+
+var (
+	taskName      = regexp.MustCompile(`^nj[0-9a-f]{12}$`)
+	interfaceName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,14}$`)
+	anchorName    = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,47}$`)
+)
+
+// New checks the configuration; it does not touch the host.
+func New(c Config, log hclog.Logger) (*Network, error) {
+	if !interfaceName.MatchString(c.Bridge) {
+		return nil, fmt.Errorf("bridge %q is not an interface name: want at most 15 lower-case letters, digits and _", c.Bridge)
+	}
+	if !anchorName.MatchString(c.Anchor) {
+		return nil, fmt.Errorf("anchor %q: want at most 48 lower-case letters, digits, _ and -", c.Anchor)
+	}
+	if c.StateDir == "" {
+		return nil, errors.New("network: no state folder given")
+	}
+	p, err := newPlan(c.Subnet, c.Subnet6)
+	if err != nil {
+		return nil, err
+	}
+	c.Subnet, c.Subnet6 = p.subnet, p.subnet6
+	return &Network{Config: c, plan: p, log: log.Named("network")}, nil
+}
+
+// Prepare makes the host ready: the bridge with its address, forwarding, the
+// rules that all tasks share. It changes nothing on a host that is ready, and
+// puts back what was lost (a flushed ruleset) without disturbing tasks.
+func (n *Network) Prepare(ctx context.Context) error {
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return n.prepareHost(ctx)
+}
+
+// Check says in one sentence what keeps this host from networking jails, and
+// the way out; nil when nothing does. It may be called before Prepare.
+func (n *Network) Check(ctx context.Context) error { return n.checkHost(ctx) }
+
+// Attach gives the cell an address, an interface with routes, and its ports.
+// What fails leaves nothing behind. A name that holds something already is
+// refused: Detach it first.
+func (n *Network) Attach(ctx context.Context, req Request) (Attachment, error) {
+	if err := n.valid(req); err != nil {
+		return Attachment{}, err
+	}
+	a, err := n.reserve(req)
+	if err != nil {
+		return Attachment{}, err
+	}
+	if err := n.attach(ctx, req, a); err != nil {
+		return Attachment{}, errors.Join(err, n.Detach(context.WithoutCancel(ctx), req.Name))
+	}
+	return a, nil
+}
+
+func (n *Network) attach(ctx context.Context, req Request, a Attachment) error {
+	for _, p := range req.Ports {
+		if err := n.unused(p); err != nil {
+			return err
+		}
+	}
+	if err := n.connect(ctx, req, a); err != nil {
+		return fmt.Errorf("interface %s: %w", a.Interface, err)
+	}
+	return n.publish(ctx, req, a)
+}
+
+func (n *Network) publish(ctx context.Context, req Request, a Attachment) error {
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := n.addRules(ctx, req.Name, a, redirects(a, req.Ports)); err != nil {
+		return fmt.Errorf("ports of task %s: %w", req.Name, err)
+	}
+	return nil
+}
+
+// Detach takes away everything that the name holds and ends its connections.
+// Nothing there is fine.
+func (n *Network) Detach(ctx context.Context, name string) error {
+	if !taskName.MatchString(name) {
+		return badName(name)
+	}
+	a, _, err := n.reservation(name)
+	if err != nil {
+		return err
+	}
+	if err := n.unpublish(ctx, name); err != nil {
+		return fmt.Errorf("ports of task %s: %w", name, err)
+	}
+	if err := n.disconnect(name); err != nil {
+		return fmt.Errorf("interface %s: %w", hostEnd(name), err)
+	}
+	if err := n.endConnections(ctx, name, a); err != nil {
+		return fmt.Errorf("connections of task %s: %w", name, err)
+	}
+	return n.releaseAddress(name)
+}
+
+func (n *Network) unpublish(ctx context.Context, name string) error {
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := n.removeRules(ctx, name); err != nil {
+		return err
+	}
+	return n.releasePorts(name)
+}
+
+// Find tells what the named task holds, and false when it has no interface
+// (any more): never attached, detached, or the jail or the host went down.
+func (n *Network) Find(name string) (Attachment, bool, error) {
+	if !taskName.MatchString(name) {
+		return Attachment{}, false, badName(name)
+	}
+	a, reserved, err := n.reservation(name)
+	if err != nil || !reserved {
+		return Attachment{}, false, err
+	}
+	up, err := n.connected(name)
+	if err != nil || !up {
+		return Attachment{}, false, err
+	}
+	return a, true, nil
+}
+
+// List names every task that holds anything here, whole or in part, sorted.
+func (n *Network) List(ctx context.Context) ([]string, error) {
+	names, err := n.reservedNames()
+	if err != nil {
+		return nil, err
+	}
+	held, err := n.hostNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, held...)
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func badName(name string) error {
+	return fmt.Errorf("task name %q: want nj and 12 hexadecimal digits", name)
+}
+
+// Both ends' names say whose they are: NAME and a or b, 15 bytes, which is
+// as long as an interface name can be.
+func hostEnd(name string) string { return name + "a" }
+
+// taskOf is hostEnd backwards.
+func taskOf(iface string) (string, bool) {
+	name, ok := trimEnd(iface)
+	return name, ok && taskName.MatchString(name)
+}
+
+func trimEnd(iface string) (string, bool) {
+	if len(iface) == 0 {
+		return "", false
+	}
+	last := len(iface) - 1
+	return iface[:last], iface[last] == 'a' || iface[last] == 'b'
+}
+
+// describe is the interface's description: whose driver, whose task.
+func (n *Network) describe(taskID string) string {
+	const limit = 63 // FreeBSD: net.link.ifdescr_maxlen is 64 with its NUL
+	s := n.Anchor + " " + printable(taskID)
+	return s[:min(len(s), limit)]
+}
+
+func printable(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}

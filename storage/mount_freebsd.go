@@ -1,0 +1,137 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const sysNmount = 378
+
+// attach mounts at the path at; nmount(2) takes no file descriptor.
+func attach(m Mount, source, _ *os.File, at string) error {
+	switch m.Type {
+	case typeBind:
+		return attachNullfs(m, source, at)
+	case typeTmpfs:
+		options := [][2]string{{"fstype", "tmpfs"}, {"fspath", at}, {"mode", m.bits()}}
+		if m.Size > 0 {
+			options = append(options, [2]string{"size", strconv.FormatUint(m.Size, 10)})
+		}
+		return nmount(options, flags(m))
+	}
+	if err := checkRuleset(m.Ruleset); err != nil {
+		return err
+	}
+	return nmount([][2]string{{"fstype", "devfs"}, {"fspath", at}, {"ruleset", strconv.Itoa(m.Ruleset)}}, unix.MNT_NOEXEC)
+}
+
+func flags(m Mount) int {
+	if m.ReadOnly {
+		return unix.MNT_NOSUID | unix.MNT_RDONLY
+	}
+	return unix.MNT_NOSUID
+}
+
+// attachNullfs mounts by path, and looks afterwards whether that was still the path of the directory that was checked.
+func attachNullfs(m Mount, source *os.File, at string) error {
+	want, err := source.Stat()
+	if err != nil {
+		return err
+	}
+	if !want.IsDir() {
+		return fmt.Errorf("source %s is a file; FreeBSD mounts directories only: copy it, or mount its directory", m.Source)
+	}
+	path, err := filepath.EvalSymlinks(m.Source)
+	if err != nil {
+		return err
+	}
+	if err := nmount([][2]string{{"fstype", "nullfs"}, {"fspath", at}, {"target", path}}, flags(m)); err != nil {
+		return err
+	}
+	if have, err := os.Stat(at); err != nil || inode(have) != inode(want) {
+		return errors.Join(fmt.Errorf("source %s was replaced while it was mounted", m.Source), err, unmount(at, true))
+	}
+	return nil
+}
+
+func inode(info os.FileInfo) uint64 { return info.Sys().(*syscall.Stat_t).Ino }
+
+// checkRuleset refuses a ruleset without rules, which shows all devices. devfs(8) loads the system's rules at boot, if it is told to.
+func checkRuleset(n int) error {
+	out, err := exec.Command("/sbin/devfs", "rule", "-s", strconv.Itoa(n), "show").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("devfs ruleset %d: %w: %s", n, err, bytes.TrimSpace(out))
+	}
+	if len(bytes.TrimSpace(out)) == 0 {
+		return fmt.Errorf("devfs ruleset %d has no rules and would show all the host's devices; load the system's with: service devfs onestart", n)
+	}
+	return nil
+}
+
+// nmount is nmount(2). Its options are pairs of strings with their terminating zeros; it writes a reason into errmsg.
+func nmount(options [][2]string, flags int) error {
+	var reason [256]byte
+	var iov []unix.Iovec
+	var pinner runtime.Pinner
+	defer pinner.Unpin()
+	add := func(b []byte) {
+		pinner.Pin(&b[0])
+		v := unix.Iovec{Base: &b[0]}
+		v.SetLen(len(b))
+		iov = append(iov, v)
+	}
+	for _, o := range options {
+		add(append([]byte(o[0]), 0))
+		add(append([]byte(o[1]), 0))
+	}
+	add([]byte("errmsg\x00"))
+	add(reason[:])
+	_, _, errno := unix.Syscall(sysNmount, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)), uintptr(flags))
+	if errno == 0 {
+		return nil
+	}
+	if text, _, _ := bytes.Cut(reason[:], []byte{0}); len(text) > 0 {
+		return fmt.Errorf("nmount %s: %w: %s", options[0][1], errno, text)
+	}
+	return fmt.Errorf("nmount %s: %w", options[0][1], errno)
+}
+
+func unmount(point string, force bool) error {
+	flags := 0
+	if force {
+		flags = unix.MNT_FORCE
+	}
+	err := unix.Unmount(point, flags)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil // not mounted any more
+	}
+	return err
+}
+
+// mountPoints lists them in the order of mounting.
+func mountPoints() ([]string, error) {
+	n, err := unix.Getfsstat(nil, unix.MNT_NOWAIT)
+	if err != nil {
+		return nil, err
+	}
+	// Some more may come while we ask.
+	list := make([]unix.Statfs_t, n+64)
+	if n, err = unix.Getfsstat(list, unix.MNT_NOWAIT); err != nil {
+		return nil, err
+	}
+	var points []string
+	for _, s := range list[:n] {
+		points = append(points, unix.ByteSliceToString(s.Mntonname[:]))
+	}
+	return points, nil
+}

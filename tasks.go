@@ -1,0 +1,123 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
+)
+
+// hostFlags choose the host's parts as the plugin's configuration does; without them they are those of the plugin that
+// ran here last.
+type hostFlags struct {
+	stateDir, dataset, directory string
+}
+
+func (f *hostFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.stateDir, "state-dir", driver.DefaultConfig().StateDir, "the plugin's state_dir")
+	cmd.Flags().StringVar(&f.dataset, "dataset", "", "the plugin's dataset (default: what the plugin used last)")
+	cmd.Flags().StringVar(&f.directory, "directory", "", "the plugin's directory, instead of a dataset")
+}
+
+func (f *hostFlags) host() (*driver.Host, error) {
+	config, err := driver.LastConfig(f.stateDir)
+	if err != nil {
+		return nil, err
+	}
+	if f.dataset != "" || f.directory != "" {
+		config.Dataset, config.Directory = f.dataset, f.directory
+	}
+	config.Consul.Enabled = false
+	return driver.NewHost(config, hclog.NewNullLogger())
+}
+
+func psCommand() *cobra.Command {
+	var flags hostFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ps",
+		Short: "List the tasks on this host and what each holds",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			host, err := flags.host()
+			if err != nil {
+				return err
+			}
+			list, err := host.Holdings(cmd.Context())
+			if asJSON {
+				return errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(list))
+			}
+			return errors.Join(err, printHoldings(cmd.OutOrStdout(), list))
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printHoldings(w io.Writer, list []driver.Holding) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "JAIL\tSTATE\tPID\tADDRESS\tJOB\tTASK\tALLOC\tIMAGE\tHOLDS")
+	for _, h := range list {
+		state := "ended"
+		switch {
+		case h.Running:
+			state = "running"
+		case h.State.TaskID == "":
+			state = "leftover"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%.8s\t%s\t%s\n", h.Name, state, h.Status.PID, dash(h.State.Address),
+			dash(h.State.JobID), dash(h.State.Task), dash(h.State.AllocID), dash(h.State.Image), strings.Join(h.Parts, ","))
+	}
+	return t.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func gcCommand() *cobra.Command {
+	var flags hostFlags
+	var dryRun bool
+	var grace time.Duration
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Remove what tasks that no longer run have left on this host",
+		Long: `Removes all that bears the name of a task that is not running. A task that
+ended less than the grace time ago is left for Nomad, which may still want its
+exit code.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			host, err := flags.host()
+			if err != nil {
+				return err
+			}
+			list, err := host.Holdings(cmd.Context())
+			for _, h := range list {
+				if !h.Removable(time.Now().Add(-grace)) {
+					continue
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s\t%s\t%s\n", h.Name, dash(h.State.TaskID), strings.Join(h.Parts, ","))
+				if !dryRun {
+					err = errors.Join(err, host.Remove(cmd.Context(), h.Name))
+				}
+			}
+			return err
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be removed")
+	cmd.Flags().DurationVar(&grace, "grace", time.Hour, "leave tasks that ended, or began to start, less than this ago")
+	return cmd
+}
