@@ -52,7 +52,7 @@ commands below to build and serve images and to ask a host what runs on it.`,
 	}
 	root.Flags().StringVar(&driverName, "driver-name", driver.DefaultName,
 		`the name under which the driver registers with Nomad, such as "pot"`)
-	root.AddCommand(command.New(), psCommand(), gcCommand(), doctorCommand())
+	root.AddCommand(command.New(runInJail), psCommand(), gcCommand(), doctorCommand())
 	return root
 }
 

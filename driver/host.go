@@ -105,14 +105,16 @@ func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), 
 
 func (h *Host) tasksDir() string { return filepath.Join(h.Config.StateDir, "tasks") }
 
-// removeSteps take away what startSteps made, in reverse. Each finds nothing wrong with what is not there.
+// removeSteps take away what startSteps made, in reverse, after the processes. Each finds nothing wrong with what is not
+// there. The jail goes after its interface: FreeBSD 12 can panic when an epair is destroyed under a jail that is just going.
 var removeSteps = []struct {
 	name string
 	do   func(*Host, context.Context, string) error
 }{
-	{"jail", func(_ *Host, _ context.Context, name string) error { return jail.Remove(name) }},
+	{"processes", func(h *Host, _ context.Context, name string) error { return jail.Kill(h.taskDir(name)) }},
 	{"health", func(h *Host, _ context.Context, name string) error { h.Health.Deregister(name); return nil }},
 	{"network", func(h *Host, ctx context.Context, name string) error { return h.Network.Detach(ctx, name) }},
+	{"jail", func(_ *Host, _ context.Context, name string) error { return jail.Remove(name) }},
 	{"limits", func(_ *Host, _ context.Context, name string) error { return rctl.Remove(name) }},
 	{"storage", (*Host).removeStorage},
 	{"state", func(h *Host, _ context.Context, name string) error { return removeState(h.taskDir(name)) }},

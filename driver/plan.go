@@ -59,6 +59,12 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if p.mounts, err = p.allMounts(operator); err != nil {
 		return nil, err
 	}
+	if err := p.locate(p.copies); err != nil {
+		return nil, err
+	}
+	if err := p.locate(p.mounts); err != nil {
+		return nil, err
+	}
 	if p.ports, err = p.portMaps(); err != nil {
 		return nil, err
 	}

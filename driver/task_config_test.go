@@ -38,6 +38,13 @@ func taskWith(t *testing.T, c TaskConfig) *drivers.TaskConfig {
 	if err := cfg.EncodeConcreteDriverConfig(&c); err != nil {
 		t.Fatal(err)
 	}
+	local := cfg.TaskDir().LocalDir
+	if err := os.MkdirAll(local, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(local, "out")); err != nil {
+		t.Fatal(err)
+	}
 	return cfg
 }
 
@@ -59,6 +66,8 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 			TaskConfig{Mount: []string{"/etc:/host"}},
 			`mount "/etc:/host": host path /etc is not allowed; the operator allows it with host_paths = ["/etc"] in the plugin's configuration`,
 		},
+		{"source not there", TaskConfig{Mount: []string{"local/nothing:/mnt"}}, `mount "local/nothing:/mnt": there is no such file as local/nothing`},
+		{"source leaves by a symlink", TaskConfig{Copy: []string{"local/out/hosts:/x"}}, `copy "local/out/hosts:/x": the source cannot be used, it must not leave its folder by a symlink`},
 		{"unknown port", TaskConfig{Ports: []string{"metrics"}}, `ports: the group's network has no port "metrics"; it has http`},
 		{"unknown mapped port", TaskConfig{PortMap: map[string]string{"www": "80"}}, `ports: the group's network has no port "www"; it has http`},
 		{"port out of range", TaskConfig{PortMap: map[string]string{"http": "70000"}}, `port_map: http = "70000" is not a port number from 1 to 65535`},
@@ -137,7 +146,7 @@ func TestPermitPath(t *testing.T) {
 		{"secret", false, "is not allowed"},
 		{"logs", true, ""},
 	} {
-		err := c.permitPath(filepath.Join(dir, x.path), x.writable)
+		_, _, err := c.permitPath(filepath.Join(dir, x.path), x.writable)
 		if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
 			t.Errorf("%s writable=%v: got %v, want %q", x.path, x.writable, err, x.want)
 		}

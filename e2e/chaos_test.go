@@ -29,7 +29,7 @@ func faultFile() string { return filepath.Join(os.TempDir(), "fault") }
 var steps = []string{
 	"start:state", "start:image", "start:clone", "start:copy", "start:mount", "start:resolve", "start:jail", "start:network", "start:limits",
 	"start:launch", "start:health",
-	"stop:jail", "stop:health", "stop:network", "stop:limits", "stop:storage", "stop:state",
+	"stop:processes", "stop:health", "stop:network", "stop:jail", "stop:limits", "stop:storage", "stop:state",
 }
 
 // TestCrashAtEachStep kills the plugin right after each step of a task's start and of its removal. The task must run all the same, and the

@@ -1,68 +1,271 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"path"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
-// BuildOptions say what a built image's manifest says.
+// BuildOptions say how an image is built, and what its manifest says. Empty fields are as the recipe or its base has them.
 type BuildOptions struct {
-	OS, Arch  string // "" for this host's
+	OS, Arch  string // this host's where no base says otherwise
 	OSRelease string
 	Defaults  Defaults
+	// Run runs the recipe's run instructions; without it they are refused.
+	Run Runner
+	// HostNetwork lets them use the host's network.
+	HostNetwork bool
+	// Output gets what they print, and a line for each instruction; nil for nobody.
+	Output io.Writer
+	// NoCache does again what was done before.
+	NoCache bool
+}
+
+// Runner runs a command in a jail, and returns an error unless it exits with 0.
+type Runner func(context.Context, Run) error
+
+// Run is a command to run in a jail whose root is a folder of the host.
+type Run struct {
+	Root        string
+	Args, Env   []string
+	Dir, User   string
+	HostNetwork bool
+	Output      io.Writer
 }
 
 // Build makes an image from a folder, or from a tar archive (plain, or compressed with gzip, xz or zstd), whose owners and
 // modes it keeps. What was built before from the same files is not built again.
 func (s *Store) Build(ctx context.Context, ref Reference, source string, opt BuildOptions) (Image, error) {
-	img, err := s.build(ctx, ref, source, opt)
+	base := instruction{word: "base", text: source, args: []string{source}}
+	return s.buildNamed(ctx, ref, Recipe{instructions: []instruction{base}}, true, opt)
+}
+
+// BuildRecipe makes an image as a recipe says. Each instruction that changes files makes an image without a name, which the
+// same instruction at the same place finds again.
+func (s *Store) BuildRecipe(ctx context.Context, ref Reference, recipe Recipe, opt BuildOptions) (Image, error) {
+	return s.buildNamed(ctx, ref, recipe, false, opt)
+}
+
+func (s *Store) buildNamed(ctx context.Context, ref Reference, recipe Recipe, path bool, opt BuildOptions) (Image, error) {
+	img, err := s.build(ctx, ref, recipe, path, opt)
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", ref.short(), err)
 	}
 	return img, nil
 }
 
-func (s *Store) build(ctx context.Context, ref Reference, source string, opt BuildOptions) (Image, error) {
-	m, err := s.newManifest(ref, opt)
-	if err != nil {
+func (s *Store) build(ctx context.Context, ref Reference, recipe Recipe, path bool, opt BuildOptions) (Image, error) {
+	if opt.Output == nil {
+		opt.Output = io.Discard
+	}
+	if ref.Base != "" || ref.Digest != "" {
+		return Image{}, errors.New("an image is built as NAME:TAG; its URL and digest come with its export")
+	}
+	b := &building{Store: s, recipe: recipe, path: path, opt: opt}
+	b.manifest = Manifest{
+		Name: ref.Name, Tag: ref.Tag, OS: cmp.Or(opt.OS, s.options.OS), Arch: cmp.Or(opt.Arch, s.options.Arch), OSRelease: opt.OSRelease,
+		Created: time.Now().UTC().Truncate(time.Second), Format: s.backend.Format(),
+	}
+	if err := errors.Join(ref.validate(), b.manifest.checkBuilt(), opt.Defaults.validate()); err != nil {
 		return Image{}, err
 	}
-	id, fill, err := s.contentOf(ctx, source)
-	if err != nil {
-		return Image{}, err
+	if opt.NoCache {
+		b.salt = rand.Text()
 	}
-	if err := s.step(ctx, id, "", fill); err != nil {
-		return Image{}, err
+	for _, i := range recipe.instructions {
+		if err := b.do(ctx, i); err != nil {
+			return Image{}, recipe.at(i, err)
+		}
 	}
-	if err := s.setName(ctx, id, record{Reference: ref.unpinned(), Manifest: m}); err != nil {
+	if b.id == "" {
+		return Image{}, errors.New("the recipe makes no files; begin it with base or copy")
+	}
+	b.manifest.Defaults.override(opt.Defaults)
+	if err := s.setName(ctx, b.id, record{Reference: ref.unpinned(), Manifest: b.manifest}); err != nil {
 		return Image{}, err
 	}
 	return s.find(ctx, ref)
 }
 
-// newManifest is of an image that has no stream yet.
-func (s *Store) newManifest(ref Reference, opt BuildOptions) (Manifest, error) {
-	m := Manifest{
-		Name: ref.Name, Tag: ref.Tag, OS: opt.OS, Arch: opt.Arch, OSRelease: opt.OSRelease,
-		Created: time.Now().UTC().Truncate(time.Second), Format: s.backend.Format(), Defaults: opt.Defaults,
+func (m Manifest) checkBuilt() error {
+	return errors.Join(oneOf("os", m.OS, systems), oneOf("arch", m.Arch, architectures))
+}
+
+// at says where in the recipe an error is.
+func (r Recipe) at(i instruction, err error) error {
+	if i.line == 0 {
+		return err
 	}
-	if m.OS == "" {
-		m.OS = s.options.OS
+	return fmt.Errorf("line %d of the recipe: %s: %w", i.line, i.word, err)
+}
+
+// override puts what is set in with over d.
+func (d *Defaults) override(with Defaults) {
+	if with.Command != "" {
+		d.Command, d.Args = with.Command, with.Args
 	}
-	if m.Arch == "" {
-		m.Arch = s.options.Arch
+	if with.Env != nil {
+		d.Env = with.Env
 	}
-	if ref.Base != "" || ref.Digest != "" {
-		return m, errors.New("an image is built as NAME:TAG; its URL and digest come with its export")
+	if with.Ports != nil {
+		d.Ports = with.Ports
 	}
-	return m, errors.Join(ref.validate(), oneOf("os", m.OS, systems), oneOf("arch", m.Arch, architectures), m.Defaults.validate())
+	d.Workdir, d.User = cmp.Or(with.Workdir, d.Workdir), cmp.Or(with.User, d.User)
+}
+
+// building is an image that is being built.
+type building struct {
+	*Store
+	recipe   Recipe
+	path     bool // base is a path in any case
+	opt      BuildOptions
+	manifest Manifest
+	id       string // of the image so far; "" for nothing yet
+	salt     string
+}
+
+func (b *building) do(ctx context.Context, i instruction) error {
+	fmt.Fprintf(b.opt.Output, "%s %s\n", i.word, i.text)
+	switch i.word {
+	case "base":
+		return b.base(ctx, i.args[0])
+	case "copy":
+		return b.copy(ctx, i.args[:len(i.args)-1], i.args[len(i.args)-1])
+	case "run":
+		return b.run(ctx, i.text)
+	}
+	return b.manifest.Defaults.apply(i)
+}
+
+// key is the ID of the image that comes of an instruction upon the image so far.
+func (b *building) key(parts ...string) string {
+	return hex.EncodeToString(hashOf(append([]string{b.id, b.salt}, parts...)...).Sum(nil))
+}
+
+func (b *building) base(ctx context.Context, what string) error {
+	if b.path || strings.HasPrefix(what, "/") || strings.HasPrefix(what, ".") {
+		if !b.path && !path.IsAbs(what) {
+			what = path.Join(b.recipe.dir, what)
+		}
+		id, fill, err := b.contentOf(ctx, what)
+		if err != nil {
+			return err
+		}
+		b.id = b.key(id)
+		return b.step(ctx, b.id, "", fill)
+	}
+	img, err := b.Find(ctx, what)
+	if ref, refErr := ParseReference(what); err != nil && refErr == nil && ref.Base != "" {
+		img, err = b.Ensure(ctx, ref, EnsureOptions{})
+	}
+	if err != nil {
+		return err
+	}
+	if img.Manifest.Root != "" {
+		return fmt.Errorf("%s has its root in %s; an image is built on one that is a root itself", what, img.Manifest.Root)
+	}
+	m := img.Manifest
+	b.id, b.manifest.Defaults = img.ID, m.Defaults
+	b.manifest.OS, b.manifest.Arch = cmp.Or(b.opt.OS, m.OS), cmp.Or(b.opt.Arch, m.Arch)
+	b.manifest.OSRelease = cmp.Or(b.opt.OSRelease, m.OSRelease)
+	return nil
+}
+
+// copy brings files below the recipe's folder into the image, where root owns them: whose they are here says nothing there.
+func (b *building) copy(ctx context.Context, sources []string, target string) error {
+	from, err := os.OpenRoot(b.recipe.dir)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	h := hashOf(b.id, b.salt, "copy", target)
+	for _, source := range sources {
+		if err := hashTree(h, from, path.Clean(source)); err != nil {
+			return err
+		}
+	}
+	below := b.id
+	b.id = hex.EncodeToString(h.Sum(nil))
+	return b.step(ctx, b.id, below, func(_ context.Context, root string) error {
+		to, err := os.OpenRoot(root)
+		if err != nil {
+			return err
+		}
+		defer to.Close()
+		for _, source := range sources {
+			if err := copyOwned(from, path.Clean(source), to, target); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func copyOwned(from *os.Root, source string, to *os.Root, target string) error {
+	info, err := from.Stat(source)
+	if err != nil {
+		return err
+	}
+	target = path.Clean("./" + strings.TrimLeft(target, "/"))
+	into := target
+	if have, err := to.Stat(target); !info.IsDir() && (err == nil && have.IsDir()) {
+		into = path.Join(target, path.Base(source))
+	}
+	if err := storage.Copy(from, source, to, target); err != nil {
+		return err
+	}
+	return fs.WalkDir(from.FS(), source, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		copied := path.Join(into, strings.TrimPrefix(name, source))
+		info, err := to.Lstat(copied)
+		if err != nil {
+			return err
+		}
+		if err := to.Lchown(copied, 0, 0); err != nil || entry.Type() == fs.ModeSymlink {
+			return err
+		}
+		return to.Chmod(copied, info.Mode()) // to change an owner takes setuid away
+	})
+}
+
+func (b *building) run(ctx context.Context, line string) error {
+	if b.opt.Run == nil {
+		return errors.New("this program runs nothing")
+	}
+	if b.id == "" {
+		return errors.New("there is nothing to run in; begin the recipe with base or copy")
+	}
+	if err := b.manifest.checkPlatform(b.options.OS, b.options.Arch); err != nil {
+		return err
+	}
+	d := b.manifest.Defaults
+	env := []string{"PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"}
+	for name, value := range d.Env {
+		env = append(env, name+"="+value)
+	}
+	slices.Sort(env)
+	below := b.id
+	b.id = b.key(append([]string{"run", line, d.User, d.Workdir}, env...)...)
+	return b.step(ctx, b.id, below, func(ctx context.Context, root string) error {
+		return b.opt.Run(ctx, Run{
+			Root: root, Args: []string{"/bin/sh", "-c", line}, Env: env, Dir: cmp.Or(d.Workdir, "/"), User: cmp.Or(d.User, "root"),
+			HostNetwork: b.opt.HostNetwork, Output: b.opt.Output,
+		})
+	})
 }
 
 // fill puts an image's files into its root.
@@ -74,7 +277,7 @@ func (s *Store) contentOf(ctx context.Context, source string) (id string, f fill
 	if err != nil {
 		return "", nil, err
 	}
-	h := hashOf("build")
+	h := hashOf("base")
 	if info.IsDir() {
 		root, err := os.OpenRoot(source)
 		if err != nil {
@@ -114,6 +317,7 @@ func copyTree(source, dst string) error {
 // step makes the image of that ID, from the image base and what fill adds, unless there is one.
 func (s *Store) step(ctx context.Context, id, base string, fill fill) error {
 	if _, err := s.kept(ctx, id); !errors.Is(err, errNotHere) {
+		s.touch(id)
 		return err
 	}
 	tmp := "build-" + rand.Text()
@@ -137,5 +341,6 @@ func (s *Store) step(ctx context.Context, id, base string, fill fill) error {
 	if errors.Is(err, storage.ErrExists) {
 		return nil
 	}
+	s.touch(id)
 	return err
 }

@@ -2,15 +2,12 @@ package image
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 	"io"
 	"slices"
-
-	"github.com/nomad-driver-jail/nomad-driver-jail/image/skein"
-	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // link is one stream of a pull: the image itself, or one that it is the difference from.
@@ -317,14 +314,7 @@ func (s *Store) receive(ctx context.Context, l *link, parent string, report func
 func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patience *patience, report func(bytes, size int64)) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	src := &source{
-		ctx: ctx, client: l.client, url: l.base + "/" + l.fileName(), size: l.manifest.Size,
-		hash: sha256.New(), patience: patience, stall: s.options.Limits.Stall, report: report,
-	}
-	if l.pot != nil {
-		src.size, l.pot.hash = -1, skein.New()
-		src.also = l.pot.hash
-	}
+	src := s.source(ctx, l, patience, report)
 	defer src.Close()
 	buffered := readAhead(src)
 	defer buffered.Close()

@@ -146,7 +146,6 @@ type plainReader struct {
 	head  []byte      // of the current record, still to be read
 	left  uint64      // of its payload
 	ended bool
-	saw   func(r *sendRecord, payload []byte) error // where payloads are wanted
 }
 
 func (p *plainReader) Read(b []byte) (int, error) {

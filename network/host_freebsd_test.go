@@ -54,16 +54,18 @@ func preparePf(t testing.TB) {
 	}
 	exec.Command("pfctl", "-e").Run()
 	run(t, "", "sysctl", "net.inet.ip.forwarding=1", "net.inet6.ip6.forwarding=1")
-	run(t, `set skip on lo0
-nat-anchor "nomad-driver-jail/*"
-rdr-anchor "nomad-driver-jail/*"
-block in log all
-pass out all
-pass in on lo0
-pass in on { up0, vtnet0, vtnet1 }
-anchor "nomad-driver-jail/*"
-`, "pfctl", "-f", "-")
+	n := newTestNetwork(t, nil)
+	if err := n.checkRules(context.Background()); err != nil {
+		t.Log(err)
+		run(t, pfConf, "pfctl", "-f", "-")
+	}
 }
+
+const pfConf = `nat-anchor "nomad-driver-jail/*"
+rdr-anchor "nomad-driver-jail/*"
+anchor "nomad-driver-jail/*"
+pass
+`
 
 func hostSeenAs(gateway netip.Addr, _ string) string { return gateway.String() }
 
@@ -97,6 +99,9 @@ func newHost(t testing.TB) (client *cell) {
 	must(err)
 	pair, _ := trimEnd(near)
 	t.Cleanup(func() { run(t, "", "ifconfig", "up0", "destroy") })
+	// Without ::1 and 127.0.0.1 the agent would think that there is no IPv6.
+	must(s.addAddress("lo0", netip.MustParsePrefix("127.0.0.1/8")))
+	must(s.up("lo0"))
 	must(c.rename(near, "up0"))
 	must(c.giveTo(pair+"b", client.jid))
 	must(s.setIPv6(pair+"b", ndPerformNUD|ndAutoLocal|ndNoDAD))

@@ -268,7 +268,15 @@ func (n *Network) setSysctl(name, value string) error {
 	return os.WriteFile(path, []byte(value), 0)
 }
 
-// everyAddress is what to bind to find that a port is in use.
-func everyAddress() []netip.Addr {
+// udpReuseIsExact: with SO_REUSEADDR, Linux lets two UDP sockets have one
+// address and port.
+const udpReuseIsExact = false
+
+// probes are the addresses to bind to find that a port is in use. A port that
+// is bound for one address cannot be bound for all, nor the other way round.
+func probes(p PortMap) []netip.Addr {
+	if ip := p.hostIP(); ip.IsValid() {
+		return []netip.Addr{ip}
+	}
 	return []netip.Addr{netip.IPv6Unspecified(), netip.IPv4Unspecified()}
 }

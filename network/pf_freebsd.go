@@ -50,7 +50,7 @@ func (n *Network) checkRules(ctx context.Context) error {
 
 // prepareRules also starts the forwarding process again, should it be needed
 // and have died.
-func (n *Network) prepareRules(ctx context.Context, uplinks []string) error {
+func (n *Network) prepareRules(ctx context.Context, uplinks []uplink) error {
 	if len(n.Forwarder) == 0 {
 		return errors.New("network: no command line for the forwarding process")
 	}

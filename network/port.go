@@ -90,14 +90,9 @@ func (n *Network) unused(p PortMap) error {
 	return fmt.Errorf("port %q: host port %s: %w", p.Label, p.host(), err)
 }
 
-// tryBind binds without listening, so that nobody connects to it. FreeBSD lets
-// one address be bound beside all of them, so each is tried there.
+// tryBind binds without listening, so that nobody connects to it.
 func tryBind(p PortMap) error {
-	ips := []netip.Addr{p.hostIP()}
-	if !ips[0].IsValid() {
-		ips = everyAddress()
-	}
-	for _, ip := range ips {
+	for _, ip := range probes(p) {
 		err := bindOnce(p.Proto, netip.AddrPortFrom(ip, p.HostPort))
 		if ip.IsUnspecified() && err != nil && !errors.Is(err, unix.EADDRINUSE) {
 			continue // the host lacks a family
@@ -124,7 +119,7 @@ func bindOnce(proto string, at netip.AddrPort) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if kind == unix.SOCK_STREAM {
+	if kind == unix.SOCK_STREAM || udpReuseIsExact {
 		// Connections that linger from an earlier listener are no listener.
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			return err

@@ -1,8 +1,10 @@
 package command
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,9 +28,9 @@ func (d *defaultsFlags) add(cmd *cobra.Command) {
 }
 
 func (d *defaultsFlags) defaults() (image.Defaults, error) {
-	argv, err := words(d.command)
+	argv, err := image.Words(d.command)
 	if err != nil {
-		return image.Defaults{}, err
+		return image.Defaults{}, usageError{fmt.Errorf("--cmd: %w", err)}
 	}
 	result := image.Defaults{Workdir: d.workdir, User: d.user, Ports: d.ports}
 	if len(argv) > 0 {
@@ -47,27 +49,34 @@ func (d *defaultsFlags) defaults() (image.Defaults, error) {
 	return result, nil
 }
 
-// words takes a JSON list where quoting matters.
-func words(s string) ([]string, error) {
-	if !strings.HasPrefix(strings.TrimSpace(s), "[") {
-		return strings.Fields(s), nil
-	}
-	var list []string
-	if err := json.Unmarshal([]byte(s), &list); err != nil {
-		return nil, usageError{fmt.Errorf("--cmd %q is no JSON list of strings: %w", s, err)}
-	}
-	return list, nil
-}
-
-func (a *app) build() *cobra.Command {
+func (a *app) build(run image.Runner) *cobra.Command {
 	var defaults defaultsFlags
-	var opt image.BuildOptions
+	opt := image.BuildOptions{Run: run}
+	var recipe string
 	cmd := &cobra.Command{
-		Use:   "build NAME:TAG FOLDER|ARCHIVE",
-		Short: "Make an image from a folder or a tar archive",
+		Use:   "build NAME:TAG FOLDER|ARCHIVE  or  build --recipe FILE NAME:TAG",
+		Short: "Make an image from a folder, a tar archive or a recipe",
 		Long: `Make an image from a folder or from a tar archive, plain or compressed with gzip, xz or
-zstd, such as a FreeBSD release's base.txz. Owners and modes are kept.`,
-		Args: args(cobra.ExactArgs(2)),
+zstd, such as a FreeBSD release's base.txz. Owners and modes are kept.
+
+Or make it as a recipe says, one instruction a line:
+
+    base web:1.3              # an image in the store or at a URL, or the path (./ or /) of a folder or archive
+    copy site /usr/local/www  # files below the recipe's folder; root owns them in the image
+    run pkg install -y nginx  # in a jail; it reaches the network only with --host-network
+    user www
+    workdir /usr/local/www
+    env LANG=C.UTF-8
+    ports 80 443
+    cmd /usr/local/sbin/nginx -g "daemon off;"
+
+What an instruction made is found again as long as it and all before it stay the same.`,
+		Args: args(func(cmd *cobra.Command, args []string) error {
+			if recipe != "" {
+				return cobra.ExactArgs(1)(cmd, args)
+			}
+			return cobra.ExactArgs(2)(cmd, args)
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := image.ParseReference(args[0])
 			if err != nil {
@@ -80,7 +89,11 @@ zstd, such as a FreeBSD release's base.txz. Owners and modes are kept.`,
 			if err != nil {
 				return err
 			}
-			img, err := store.Build(cmd.Context(), ref, args[1], opt)
+			opt.Output = cmd.ErrOrStderr()
+			if a.json {
+				opt.Output = nil
+			}
+			img, err := build(cmd.Context(), store, ref, recipe, args, opt)
 			if err != nil {
 				return err
 			}
@@ -88,8 +101,28 @@ zstd, such as a FreeBSD release's base.txz. Owners and modes are kept.`,
 		},
 	}
 	defaults.add(cmd)
-	cmd.Flags().StringVar(&opt.OS, "os", "", "system that the image is for, freebsd or linux; this host's unless given")
-	cmd.Flags().StringVar(&opt.Arch, "arch", "", "architecture that the image is for, such as amd64; this host's unless given")
-	cmd.Flags().StringVar(&opt.OSRelease, "os-release", "", "release that the image is made from, such as 12.2-RELEASE")
+	flags := cmd.Flags()
+	flags.StringVarP(&recipe, "recipe", "f", "", "file of the recipe")
+	flags.BoolVar(&opt.HostNetwork, "host-network", false, "let run use the host's network")
+	flags.BoolVar(&opt.NoCache, "no-cache", false, "do again what was done before")
+	flags.StringVar(&opt.OS, "os", "", "system that the image is for, freebsd or linux; its base's or this host's unless given")
+	flags.StringVar(&opt.Arch, "arch", "", "architecture that the image is for, such as amd64; its base's or this host's unless given")
+	flags.StringVar(&opt.OSRelease, "os-release", "", "release that the image is made from, such as 12.2-RELEASE")
 	return cmd
+}
+
+func build(ctx context.Context, store *image.Store, ref image.Reference, recipe string, args []string, opt image.BuildOptions) (image.Image, error) {
+	if recipe == "" {
+		return store.Build(ctx, ref, args[1], opt)
+	}
+	f, err := os.Open(recipe)
+	if err != nil {
+		return image.Image{}, err
+	}
+	defer f.Close()
+	parsed, err := image.ParseRecipe(f, filepath.Dir(recipe))
+	if err != nil {
+		return image.Image{}, fmt.Errorf("%s: %w", recipe, err)
+	}
+	return store.BuildRecipe(ctx, ref, parsed, opt)
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 
 	"github.com/creack/pty"
@@ -93,7 +92,7 @@ func (s *session) start(ctx context.Context, stdin, stdout, stderr *os.File) err
 	s.cmd = &exec.Cmd{
 		Path: s.shim, Args: []string{"jail-shim", "enter", s.entry.Spec.Name}, Env: []string{"GOMAXPROCS=1"}, Dir: "/",
 		Stdin: stdin, Stdout: stdout, Stderr: stderr, ExtraFiles: []*os.File{controlEnd, reportEnd},
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+		SysProcAttr: enterAttr(s.entry.Terminal),
 	}
 	err = s.cmd.Start()
 	reportEnd.Close()

@@ -18,7 +18,7 @@ const listDescriptors = `cd /proc/self/fd; for f in *; do [ "$f" = 255 ] || [ ! 
 func testRoot(t testing.TB) string {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"bin", "dev", "etc", "proc", "tmp", "home/web", "secret"} {
+	for _, dir := range []string{"bin", "dev", "etc", "proc", "tmp", "home/web", "opt", "secret"} {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
 	must(t, os.Chmod(filepath.Join(root, "tmp"), 0o777))

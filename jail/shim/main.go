@@ -25,7 +25,7 @@ import (
 // Descriptors that package launch hands over, beyond /dev/null as 0 and 1.
 const (
 	reportFD = 2 // "started" or a sentence; a panic goes here too. Its closing tells launch that the process is gone
-	aliveFD  = 3 // write end of the state folder's FIFO
+	aliveFD  = 3 // read end of the state folder's FIFO: open while the task has not ended
 )
 
 func init() {
@@ -60,7 +60,7 @@ func dropDescriptors(last int) {
 // those that an init has not asked for. They are caught, not ignored, because what is ignored stays ignored across exec: the task
 // would start with SIGHUP off.
 func catchSignals() {
-	fatal := append([]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGABRT, unix.SIGILL, unix.SIGTRAP,
+	fatal := append([]os.Signal{unix.SIGHUP, unix.SIGPIPE, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGABRT, unix.SIGILL, unix.SIGTRAP,
 		unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV, unix.SIGSYS}, hostSignals...)
 	signal.Notify(make(chan os.Signal, 1), fatal...)
 }

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
+
+// devfsRuleset is devfs.rules(5)'s for jails.
+const devfsRuleset = 4
+
+// runInJail is an image.Runner: the command sees the image's root, a /dev, and the network only if it is to.
+func runInJail(ctx context.Context, run image.Run) error {
+	dir, err := os.MkdirTemp("", "nomad-driver-jail-build-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	shim, err := launch.Install(dir)
+	if err != nil {
+		return err
+	}
+	undo, err := furnish(run)
+	if err != nil {
+		return err
+	}
+	err = runCommand(ctx, shim, dir, run)
+	return errors.Join(err, undo())
+}
+
+// furnish gives the root what is no part of the image, and undo takes that away.
+func furnish(run image.Run) (undo func() error, err error) {
+	var added []string
+	root, err := os.OpenRoot(run.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for _, dir := range []string{"dev", "proc"} {
+		if err := root.Mkdir(dir, 0o755); err == nil {
+			added = append(added, dir)
+		} else if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	if _, err := root.Lstat("etc/resolv.conf"); run.HostNetwork && errors.Is(err, fs.ErrNotExist) {
+		if data, err := os.ReadFile("/etc/resolv.conf"); err == nil && root.WriteFile("etc/resolv.conf", data, 0o644) == nil {
+			added = append(added, "etc/resolv.conf")
+		}
+	}
+	undo = func() error {
+		err := storage.UnmountAll(run.Root)
+		for _, name := range added {
+			err = errors.Join(err, os.Remove(filepath.Join(run.Root, name)))
+		}
+		return err
+	}
+	if err := storage.MountAll(run.Root, storage.DefaultMounts(devfsRuleset)); err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	return undo, nil
+}
+
+func runCommand(ctx context.Context, shim, dir string, run image.Run) error {
+	var digits [6]byte
+	rand.Read(digits[:])
+	output := filepath.Join(dir, "output")
+	if err := unix.Mkfifo(output, 0o600); err != nil {
+		return err
+	}
+	spec := jail.Spec{
+		Version: jail.Version, Name: "nj" + hex.EncodeToString(digits[:]), Hostname: "build", Root: run.Root, HostNetwork: run.HostNetwork,
+		Params:  jail.Params{DevfsRuleset: devfsRuleset},
+		Command: run.Args[0], Args: run.Args[1:], Env: run.Env, Dir: run.Dir, User: run.User, Stdout: output, Stderr: output,
+	}
+	if err := jail.Resolve(run.Root, &spec); err != nil {
+		return err
+	}
+	// Nobody writes yet: without O_NONBLOCK this would wait for that.
+	reader, err := os.OpenFile(output, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	if _, err := jail.Create(spec); err != nil {
+		return err
+	}
+	err = runIn(ctx, shim, filepath.Join(dir, spec.Name), spec, reader, run.Output)
+	return errors.Join(err, jail.Remove(spec.Name))
+}
+
+func runIn(ctx context.Context, shim, dir string, spec jail.Spec, reader *os.File, output io.Writer) error {
+	if _, err := launch.Start(ctx, shim, dir, spec); err != nil {
+		return err
+	}
+	copied := make(chan struct{})
+	go func() {
+		io.Copy(output, reader)
+		close(copied)
+	}()
+	status, err := launch.Wait(ctx, dir)
+	if err != nil {
+		return err
+	}
+	<-copied
+	switch {
+	case status.Error != "":
+		return errors.New(status.Error)
+	case status.Signal != 0:
+		return fmt.Errorf("it was ended by signal %d", status.Signal)
+	case status.ExitCode != 0:
+		return fmt.Errorf("it exits with %d", status.ExitCode)
+	}
+	return nil
+}
