@@ -203,7 +203,6 @@ host_paths = [%q, %q]
 allow      = ["host_network", "raw_sockets"]
 consul {
   address = %q
-  ttl     = "10s"
 }
 %s
 `
