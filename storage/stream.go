@@ -218,7 +218,7 @@ func (s *splitter) copy(to io.Writer, r record) error {
 
 // check refuses a substream that an image does not have, and returns the name of the child that it is of.
 func (s *splitter) check(begin record) (child string, err error) {
-	name, _, _ := strings.Cut(string(begin.head[64:]), "\x00")
+	name, _, _ := strings.Cut(string(begin.head[56:]), "\x00")
 	dataset, snapshot, _ := strings.Cut(name, "@")
 	version, contents, from := begin.uint64(16), begin.uint32(32), begin.uint64(48)
 	switch {
