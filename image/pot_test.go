@@ -163,7 +163,7 @@ func TestPotRefusals(t *testing.T) {
 		{"hello:1.0@" + someDigest, nil, "image hello:1.0: the registry's digest is sha256:"},
 		{"open:1", nil, "image open:1: its stream cannot be unpacked: its pot.conf has in pot.cmd an open quotation mark"},
 		{"single:1", nil, "image single:1: its stream cannot be unpacked: the stream is of one dataset and not of a pot; export it with pot export"},
-		{"text:1", nil, "image text:1: its stream cannot be unpacked: not a stream of zfs send"},
+		{"text:1", nil, "image text:1: its stream cannot be unpacked: the stream is cut short"},
 		{"extra:1", nil, "image extra:1: its stream cannot be unpacked: the stream has "},
 		{"other:1", nil, "image other:1: its stream cannot be unpacked: the stream has the dataset"},
 		{"child:1", nil, "image child:1: below it, image none:1: the registry has no " + r.url + "/none_1.json (404 Not Found)"},
