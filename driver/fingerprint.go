@@ -45,6 +45,7 @@ func (d *Driver) background() {
 	go d.host.Health.Run(d.ctx)
 	go d.forget()
 	go d.sweep()
+	go d.collectImages()
 }
 
 func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {

@@ -114,6 +114,36 @@ func (d *Driver) sweep() {
 	}
 }
 
+// imageGCPeriod is how often the plugin looks for images to remove.
+const imageGCPeriod = 10 * time.Minute
+
+// collectImages also removes what a killed pull has left, first of all.
+func (d *Driver) collectImages() {
+	if d.host.Images == nil {
+		return
+	}
+	if err := d.host.Prepare(d.ctx); err != nil {
+		return // the fingerprint says so
+	}
+	if err := d.host.Images.Sweep(d.ctx); err != nil {
+		d.logger.Warn("what killed pulls left is not removed", "error", err)
+	}
+	for {
+		removed, err := d.host.CollectImages(d.ctx)
+		for _, i := range removed {
+			d.logger.Info("removed an unused image", "image", i.Reference.String(), "last_used", i.LastUsed)
+		}
+		if err != nil {
+			d.logger.Warn("unused images not removed", "error", err)
+		}
+		select {
+		case <-time.After(imageGCPeriod):
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
 // abandoned is asked when all that was alive at the plugin's start has had its time to be recovered. A start under way
 // has a state folder but is not in d.tasks yet; it is younger than this process.
 func (d *Driver) abandoned(x Holding) bool {

@@ -244,19 +244,14 @@ func (s *Store) findLink(ctx context.Context, l *link) (Image, error) {
 	if l.pot == nil {
 		return s.findDigest(ctx, l.manifest.Digest)
 	}
-	all, err := s.List(ctx)
+	img, err := s.look(ctx, func(img Image) bool { return img.Manifest.Skein == l.pot.sum })
 	if err != nil {
 		return Image{}, err
 	}
-	for _, img := range all {
-		if img.Manifest.Skein == l.pot.sum {
-			name, tag := l.manifest.Name, l.manifest.Tag
-			l.manifest = img.Manifest
-			l.manifest.Name, l.manifest.Tag = name, tag
-			return img, l.checkPin()
-		}
-	}
-	return Image{}, errNotHere
+	name, tag := l.manifest.Name, l.manifest.Tag
+	l.manifest = img.Manifest
+	l.manifest.Name, l.manifest.Tag = name, tag
+	return img, l.checkPin()
 }
 
 // checkPin is for a pot, whose digest is known only now.

@@ -138,7 +138,7 @@ func (s *Store) ensure(ctx context.Context, ref Reference, opt EnsureOptions) (I
 		return Image{}, err
 	}
 	if !opt.ForcePull || ref.Digest != "" {
-		img, err := s.findKnown(ctx, ref)
+		img, err := s.find(ctx, ref)
 		if err == nil && trust.accepts(img) || err != nil && !errors.Is(err, errNotHere) {
 			return img, err
 		}
@@ -156,31 +156,18 @@ var errNotHere = errors.New("the image is not in the store")
 
 // find looks in the store only.
 func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
-	all, err := s.List(ctx)
-	if err != nil {
-		return Image{}, err
+	img, err := s.look(ctx, func(img Image) bool {
+		return img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest)
+	})
+	if err == nil {
+		img.Reference = ref
 	}
-	for _, img := range all {
-		if img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest) {
-			img.Reference = ref
-			return img, nil
-		}
-	}
-	return Image{}, errNotHere
+	return img, err
 }
 
 // findDigest returns the image that has been received from, or sent as, the stream of that digest.
 func (s *Store) findDigest(ctx context.Context, digest string) (Image, error) {
-	all, err := s.List(ctx)
-	if err != nil {
-		return Image{}, err
-	}
-	for _, img := range all {
-		if img.Manifest.Digest == digest || digestPrefix+img.ID == digest {
-			return img, nil
-		}
-	}
-	return Image{}, errNotHere
+	return s.look(ctx, func(img Image) bool { return img.Manifest.Digest == digest || digestPrefix+img.ID == digest })
 }
 
 // List is one line per reference, ordered by them; an image that has lost its references has one line without.

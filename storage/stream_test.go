@@ -84,7 +84,7 @@ func made(order binary.ByteOrder, kind uint32, payload int, fields map[int]uint6
 	for at, value := range fields {
 		order.PutUint64(r[at:], value)
 	}
-	copy(r[64:], name)
+	copy(r[56:], name)
 	return r
 }
 
