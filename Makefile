@@ -77,8 +77,8 @@ soak: all faulty ## start, stop and crash for hours; ROUNDS= says how often
 	$(TEST) -v -timeout 12h -run 'TestCrash|TestSoak' ./e2e -faulty "$$PWD/bin/nomad-driver-jail-faulty" -rounds $(ROUNDS)
 
 .PHONY: bench
-bench: all ## compare with Nomad's raw_exec driver in the same agent
-	$(TEST) -run '^$$' -bench . -benchtime 5x -timeout 30m -v ./e2e
+bench: all ## compare with Nomad's raw_exec driver in the same agent, and measure 200 tasks on one host
+	$(TEST) -p 1 -run '^$$' -bench . -benchtime 5x -timeout 30m -v ./driver ./e2e
 
 .PHONY: e2e-freebsd
 e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path
