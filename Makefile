@@ -77,9 +77,8 @@ soak: all faulty ## start, stop and crash for hours; ROUNDS= says how often
 	$(TEST) -v -timeout 12h -run 'TestCrash|TestSoak' ./e2e -faulty "$$PWD/bin/nomad-driver-jail-faulty" -rounds $(ROUNDS)
 
 .PHONY: bench
-bench: all ## compare starts with Nomad's raw_exec driver in the same agent, and pulls with their floor
-	$(TEST) -run '^$$$$' -bench . -benchtime 5x -timeout 30m -v ./e2e
-	$(TEST) -run '^$$$$' -bench . -benchtime 5x -timeout 30m ./image
+bench: all ## compare starts with raw_exec and pulls with their floor, and measure 200 tasks on one host
+	$(TEST) -p 1 -run '^$$' -bench . -benchtime 5x -timeout 60m -v ./driver ./e2e ./image
 
 .PHONY: e2e-freebsd
 e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path
