@@ -43,6 +43,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 // background starts what only the plugin process that Nomad keeps should do; one made for inspection gets no Fingerprint.
 func (d *Driver) background() {
 	go d.host.Health.Run(d.ctx)
+	go d.forget()
 	go d.sweep()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,6 +143,16 @@ func TestExecStreamingConformance(t *testing.T) {
 	cfg := newTaskConfig(t, h, "sleep 1000")
 	startTask(t, h, cfg)
 	testutils.ExecTaskStreamingConformanceTests(t, h, cfg.ID)
+}
+
+func TestTerminalHasName(t *testing.T) {
+	h, _ := harness(t)
+	cfg := newTaskConfig(t, h, "sleep 1000")
+	startTask(t, h, cfg)
+	code, stdout, _ := testutils.ExecTask(t, h, cfg.ID, "tty", true, "")
+	if code != 0 || !strings.HasPrefix(stdout, "/dev/pts/") {
+		t.Errorf("tty says %q, exit code %d", stdout, code)
+	}
 }
 
 func TestDNSConfig(t *testing.T) {

@@ -373,6 +373,6 @@ func (s *start) launch(ctx context.Context) error {
 }
 
 func (s *start) register(context.Context) error {
-	s.host.Health.Register(instance(s.name, s.state))
+	s.host.Health.Register(instance(s.name, s.state, s.status))
 	return nil
 }

@@ -59,7 +59,7 @@ func newSampler(c cpustats.Compute) *sampler {
 
 func (s *sampler) sample(u rctl.Usage, at time.Time) *drivers.TaskResourceUsage {
 	percent := s.total.Percent(float64(u.CPU))
-	if u.CPUPercent > 0 {
+	if !cpuTimeIsFine {
 		percent = u.CPUPercent
 	}
 	return &drivers.TaskResourceUsage{

@@ -75,6 +75,22 @@ func (h *Host) stateNames() ([]string, error) {
 	return names, err
 }
 
+// forget takes out of Consul the jails of an earlier plugin that no longer run.
+func (d *Driver) forget() {
+	holdings, err := d.host.Holdings(d.ctx)
+	if err != nil {
+		d.logger.Warn("Consul may list jails that run no more", "error", err)
+		return
+	}
+	var alive []string
+	for _, x := range holdings {
+		if x.Running {
+			alive = append(alive, x.Name)
+		}
+	}
+	d.host.Health.Reconcile(alive)
+}
+
 // sweep removes, some time after the plugin's start, what Nomad has not claimed: by then it has recovered whatever it
 // knows of. Another driver's tasks (a second plugin registered under another name) are left alone.
 func (d *Driver) sweep() {

@@ -93,10 +93,7 @@ func (s *Store) build(ctx context.Context, ref Reference, recipe Recipe, path bo
 		return Image{}, errors.New("the recipe makes no files; begin it with base or copy")
 	}
 	b.manifest.Defaults.override(opt.Defaults)
-	if err := s.setName(ctx, b.id, record{Reference: ref.unpinned(), Manifest: b.manifest}); err != nil {
-		return Image{}, err
-	}
-	return s.find(ctx, ref)
+	return s.setName(ctx, b.id, record{Reference: ref.unpinned(), Manifest: b.manifest})
 }
 
 func (m Manifest) checkBuilt() error {

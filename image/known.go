@@ -11,12 +11,18 @@ import (
 // known are images that this process has found before, so that a start from a warm store runs no command to look for its
 // image. It holds while no process has changed a name, which the time of the store's lock tells.
 type known struct {
-	mu     sync.Mutex
-	at     time.Time
-	images map[string]Image
+	looking sync.Mutex // one looks for all
+	mu      sync.Mutex
+	at      time.Time
+	images  map[string]Image
 }
 
 func (s *Store) findKnown(ctx context.Context, ref Reference) (Image, error) {
+	if img, ok := s.known.get(ref.String(), s.lastChange()); ok && isDir(img.Root) {
+		return img, nil
+	}
+	s.known.looking.Lock()
+	defer s.known.looking.Unlock()
 	at := s.lastChange()
 	if img, ok := s.known.get(ref.String(), at); ok && isDir(img.Root) {
 		return img, nil

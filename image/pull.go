@@ -2,15 +2,12 @@ package image
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 	"io"
 	"slices"
-
-	"github.com/nomad-driver-jail/nomad-driver-jail/image/skein"
-	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // link is one stream of a pull: the image itself, or one that it is the difference from.
@@ -49,8 +46,10 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 		return Image{}, err
 	}
 	for _, base := range s.bases(ref) {
-		if err = s.pullFrom(ctx, c, base, ref, report); err == nil {
-			return s.find(ctx, ref)
+		var img Image
+		if img, err = s.pullFrom(ctx, c, base, ref, report); err == nil {
+			img.Reference = ref
+			return img, nil
 		}
 		if ctx.Err() != nil {
 			break
@@ -65,24 +64,26 @@ func (s *Store) bases(ref Reference) []string {
 	return slices.Concat(ref.Mirrors, s.options.Registry.Mirrors[ref.Base], []string{ref.Base})
 }
 
-func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) error {
+func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) (Image, error) {
 	links, parent, err := s.chain(ctx, c, base, ref)
 	if err != nil {
-		return err
+		return Image{}, err
 	}
 	var total int64
 	for _, l := range links {
 		total += l.manifest.Size
 	}
+	var img Image
 	var before int64
 	for _, l := range slices.Backward(links) {
 		l.before, l.total = before, total
-		if parent, err = s.fetch(ctx, l, parent, report); err != nil {
-			return l.explain(ref, err)
+		if img, err = s.fetch(ctx, l, parent, report); err != nil {
+			return Image{}, l.explain(ref, err)
 		}
+		parent = img.ID
 		before += l.manifest.Size
 	}
-	return nil
+	return img, nil
 }
 
 // maxChain is how many incremental images may stand on each other.
@@ -208,20 +209,20 @@ func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, e
 	return c.small(ctx, url, s.options.Limits.Manifest)
 }
 
-// fetch makes sure that the link's image is in the store, under its reference, and returns its ID. parent is that of the image
+// fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image
 // that an incremental stream stands on.
-func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (id string, err error) {
+func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (Image, error) {
 	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
 	if err != nil {
-		return "", err
+		return Image{}, err
 	}
 	defer lock.release()
 	here, err := s.findLink(ctx, l)
 	switch {
 	case err == nil:
-		return here.ID, s.setName(ctx, here.ID, l.record())
+		return s.setName(ctx, here.ID, l.record())
 	case !errors.Is(err, errNotHere):
-		return "", err
+		return Image{}, err
 	}
 	tell := func(bytes, size int64) {
 		p := Progress{Bytes: l.before + bytes, Total: max(l.total, l.before+size)}
@@ -229,9 +230,9 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 		report(p)
 	}
 	if err := s.receive(ctx, l, parent, tell); err != nil {
-		return "", err
+		return Image{}, err
 	}
-	return l.digits(), s.commit(ctx, l)
+	return s.commit(ctx, l)
 }
 
 func (l *link) record() record {
@@ -266,7 +267,7 @@ func (l *link) checkPin() error {
 	return nil
 }
 
-func (s *Store) commit(ctx context.Context, l *link) error {
+func (s *Store) commit(ctx context.Context, l *link) (Image, error) {
 	r := l.record()
 	value, err := r.value()
 	if err == nil {
@@ -281,7 +282,7 @@ func (s *Store) commit(ctx context.Context, l *link) error {
 		s.discard(l.tmp())
 	case err != nil:
 		s.discard(l.tmp())
-		return err
+		return Image{}, err
 	}
 	return s.setName(ctx, l.digits(), r)
 }
@@ -317,14 +318,7 @@ func (s *Store) receive(ctx context.Context, l *link, parent string, report func
 func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patience *patience, report func(bytes, size int64)) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	src := &source{
-		ctx: ctx, client: l.client, url: l.base + "/" + l.fileName(), size: l.manifest.Size,
-		hash: sha256.New(), patience: patience, stall: s.options.Limits.Stall, report: report,
-	}
-	if l.pot != nil {
-		src.size, l.pot.hash = -1, skein.New()
-		src.also = l.pot.hash
-	}
+	src := s.source(ctx, l, patience, report)
 	defer src.Close()
 	buffered := readAhead(src)
 	defer buffered.Close()

@@ -1,10 +1,14 @@
 package image
 
 import (
+	"crypto/subtle"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path"
+	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -28,4 +32,38 @@ func Handler(dir string) http.Handler {
 		}
 		files.ServeHTTP(w, r)
 	})
+}
+
+// published are the names that a registry stores: of manifests, signatures, streams, and pot's files.
+var published = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*_[A-Za-z0-9._-]*\.(json|json\.sig|(zfs|tar)(\.(zst|xz|gz))?|xz|xz\.meta|xz\.skein|xz\.skein\.sig)$`)
+
+// WritableHandler is Handler that also stores what is PUT with the bearer token, as a WebDAV server would. A file appears when
+// it is whole.
+func WritableHandler(dir, token string) http.Handler {
+	reading := Handler(dir)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		switch {
+		case r.Method != http.MethodPut:
+			reading.ServeHTTP(w, r)
+		case subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+token)) != 1:
+			http.Error(w, "the token is not this registry's", http.StatusUnauthorized)
+		case !published.MatchString(name) || len(name) > 255:
+			http.Error(w, "that is no name of an image's file", http.StatusForbidden)
+		default:
+			store(w, r, filepath.Join(dir, name))
+		}
+	})
+}
+
+func store(w http.ResponseWriter, r *http.Request, path string) {
+	err := create(path, func(f io.Writer) error {
+		_, err := io.Copy(f, r.Body)
+		return err
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.WriteHeader(http.StatusCreated)
 }

@@ -191,25 +191,33 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	}
 	var list []Image
 	for _, k := range kept {
-		img := Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, Root: k.Root, LastUsed: s.lastUsed(k.ID)}
 		rs := records(k.Props)
 		for _, r := range rs {
-			ref, err := ParseReference(r.Reference)
-			if err != nil {
-				continue
+			if named, err := s.image(k).as(r); err == nil {
+				list = append(list, named)
 			}
-			named := img
-			named.Reference, named.Manifest, named.SignedBy = ref, r.Manifest, r.SignedBy
-			list = append(list, named)
 		}
 		if len(rs) == 0 {
-			list = append(list, img)
+			list = append(list, s.image(k))
 		}
 	}
 	slices.SortFunc(list, func(a, b Image) int {
 		return strings.Compare(a.Reference.Name+":"+a.Reference.Tag+" "+a.Reference.Base+a.ID, b.Reference.Name+":"+b.Reference.Tag+" "+b.Reference.Base+b.ID)
 	})
 	return list, nil
+}
+
+// image is what is known of a kept one without its names.
+func (s *Store) image(k storage.Image) Image {
+	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, Root: k.Root, LastUsed: s.lastUsed(k.ID)}
+}
+
+// as is the image as one of its names has it.
+func (img Image) as(r record) (Image, error) {
+	var err error
+	img.Reference, err = ParseReference(r.Reference)
+	img.Manifest, img.SignedBy = r.Manifest, r.SignedBy
+	return img, err
 }
 
 // Find takes what a person types: a whole reference, NAME:TAG where only one registry's is in the store, or the first digits
@@ -292,34 +300,36 @@ func (s *Store) kept(ctx context.Context, id string) (storage.Image, error) {
 	return storage.Image{}, errNotHere
 }
 
-// setName gives an image in the store a name, and takes it off any other.
-func (s *Store) setName(ctx context.Context, id string, r record) error {
+// setName gives an image in the store a name, takes it off any other, and returns the image under that name.
+func (s *Store) setName(ctx context.Context, id string, r record) (Image, error) {
 	value, err := r.value()
 	if err != nil {
-		return err
+		return Image{}, err
 	}
 	unlock, err := s.lockStore(ctx)
 	if err != nil {
-		return err
+		return Image{}, err
 	}
 	defer unlock()
 	all, err := s.backend.Images(ctx)
 	if err != nil {
-		return err
+		return Image{}, err
 	}
+	named, err := Image{}, errNotHere
 	for _, k := range all {
 		have, want := k.Props[r.key()], noRecord
 		if k.ID == id {
 			want = value
+			named, err = s.image(k).as(r)
 		}
 		if have == want || have == "" && want == noRecord {
 			continue
 		}
 		if err := s.backend.SetProp(ctx, k.ID, r.key(), want); err != nil {
-			return err
+			return Image{}, err
 		}
 	}
-	return nil
+	return named, err
 }
 
 const storeLock = "store"

@@ -561,3 +561,29 @@ func BenchmarkAttachDetach(b *testing.B) {
 	b.ReportMetric(float64(attaching.Microseconds())/float64(b.N), "µs/attach")
 	b.ReportMetric(float64(detaching.Microseconds())/float64(b.N), "µs/detach")
 }
+
+func TestRelease(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	ctx := context.Background()
+	req := request(1, port("tcp", "", 8080, 80))
+	req.Cell = newCell(t).id
+	if _, err := n.Attach(ctx, req); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, n.Release(ctx), "the network is in use by "+req.Name+": stop these tasks first")
+	if err := n.Detach(ctx, req.Name); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := n.Release(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := net.InterfaceByName(n.Bridge); err == nil {
+			t.Fatalf("bridge %s is still there", n.Bridge)
+		}
+	}
+	if err := n.Prepare(ctx); err != nil {
+		t.Errorf("after a release: %v", err)
+	}
+}

@@ -203,7 +203,6 @@ host_paths = [%q, %q]
 allow      = ["host_network", "raw_sockets"]
 consul {
   address = %q
-  ttl     = "10s"
 }
 %s
 `
@@ -293,6 +292,12 @@ func (s *Site) nothingHeld() error {
 			return errors.Join(err, fmt.Errorf("the driver left behind %+v", list))
 		}
 	}
+}
+
+// leaveHost takes away what the driver made for all tasks and keeps for the next ones.
+func (s *Site) leaveHost() error {
+	_, err := s.Command("gc", "--grace", "0s", "--all", "--state-dir", s.StateDir())
+	return err
 }
 
 // address is the one that packets for elsewhere would leave from.

@@ -55,7 +55,7 @@ func New(run image.Runner) *cobra.Command {
 	flags.StringVar(&a.stateDir, "state-dir", defaultStateDir(), "folder of the driver's state: mounts and locks")
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more on stderr")
-	root.AddCommand(a.build(run), a.export(), a.pull(), a.list(), a.inspect(), a.rm(), a.serve())
+	root.AddCommand(a.build(run), a.export(), a.push(), a.sign(), a.pull(), a.verify(), a.list(), a.inspect(), a.rm(), a.gc(), a.serve())
 	return root
 }
 

@@ -4,17 +4,28 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 )
 
 func TestMain(m *testing.M) { pool.Main(m) }
@@ -159,5 +170,141 @@ func TestUsage(t *testing.T) {
 	}
 	if code := ExitCode(errors.New("the disk is full")); code != 1 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// certificate makes one for 127.0.0.1 and its key, as files.
+func certificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for file, block := range map[string]*pem.Block{"cert": {Type: "CERTIFICATE", Bytes: cert}, "key": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+}
+
+// TestPublish pushes a signed image to a registry with TLS and a token, from where a careful host verifies and pulls it.
+func TestPublish(t *testing.T) {
+	dir := t.TempDir()
+	registry, published := filepath.Join(dir, "registry"), filepath.Join(dir, "published")
+	if err := os.Mkdir(registry, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile := certificate(t)
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte("0123456789abcdef\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	url := serve(t, registry, "--tls-cert", certFile, "--tls-key", keyFile, "--push-token-file", token)
+	host := strings.TrimPrefix(url, "https://")
+	auth := filepath.Join(dir, "auth.json")
+	if err := os.WriteFile(auth, []byte(`{"auths":{"`+host+`":{"registrytoken":"0123456789abcdef"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store := []string{"--state-dir", dir + "/state", "--directory", t.TempDir()}
+	with := func(args ...string) []string { return append(args, store...) }
+
+	if out := must(t, "sign", "--generate", dir+"/key"); !strings.HasPrefix(out, "Made the key ") {
+		t.Errorf("sign --generate says %q", out)
+	}
+	must(t, with("build", "web:1", someTree(t))...)
+	must(t, with("export", "web:1", published)...)
+	if out := must(t, "sign", "--key", dir+"/key.sec", published, "web:1"); !strings.HasPrefix(out, "Signed: web:1 with the key ") {
+		t.Errorf("sign says %q", out)
+	}
+	_, _, err := run(t, "push", published, "web:1", url, "--ca-file", certFile)
+	if want := "image web:1: the registry refuses " + url + "/web_1.tar.zst (401 Unauthorized)"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("push without a token: %v, want %s", err, want)
+	}
+	must(t, "push", published, "web:1", url+"/", "--ca-file", certFile, "--auth-file", auth)
+	must(t, "push", published, "web:1", dir)
+	for _, file := range []string{"web_1.json", "web_1.json.sig", "web_1.tar.zst"} {
+		want, _ := os.ReadFile(filepath.Join(published, file))
+		for _, to := range []string{registry, dir} {
+			if got, err := os.ReadFile(filepath.Join(to, file)); err != nil || string(got) != string(want) {
+				t.Errorf("%s in %s: %d bytes, want %d, %v", file, to, len(got), len(want), err)
+			}
+		}
+	}
+
+	careful := []string{"--ca-file", certFile, "--key", dir + "/key.pub"}
+	out := must(t, with(append([]string{"verify", url + "/web:1"}, careful...)...)...)
+	if !strings.HasPrefix(out, "Good: "+url+"/web:1, sha256:") {
+		t.Errorf("verify says %q", out)
+	}
+	must(t, with(append([]string{"pull", url + "/web:1"}, careful...)...)...)
+	if out := must(t, with("gc", "--delay", "1h")...); out != "" {
+		t.Errorf("gc of images just used: %q", out)
+	}
+	stream := filepath.Join(registry, "web_1.tar.zst")
+	data, err := os.ReadFile(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(stream, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := run(t, with(append([]string{"verify", url + "/web:1"}, careful...)...)...); err == nil || !strings.Contains(err.Error(), "the registry's copy is damaged") {
+		t.Errorf("verify of a damaged image: %v", err)
+	}
+}
+
+// TestPushNames has a registry refuse what is no image's file.
+func TestPushNames(t *testing.T) {
+	dir := t.TempDir()
+	server := httptest.NewServer(image.WritableHandler(dir, "token"))
+	defer server.Close()
+	for path, want := range map[string]int{
+		"/web_1.json": 201, "/web_1.zfs.zst": 201, "/web_1.xz.skein.sig": 201,
+		"/web.json": 403, "/.web_1.json": 403, "/sub/web_1.json": 403, "/..%2fweb_1.json": 403, "/web_1.html": 403, "/web_1.json/": 403,
+	} {
+		req, err := http.NewRequest(http.MethodPut, server.URL+path, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer token")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %s, want %d", path, resp.Status, want)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 {
+		t.Errorf("stored are %v, %v", entries, err)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]uint64{"": 0, "12": 12, "1k": 1 << 10, "20G": 20 << 30, "3T": 3 << 40} {
+		if got, err := parseSize(text); err != nil || got != want {
+			t.Errorf("%q is %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"G", "-1", "1.5G", "1GB", "99999999T"} {
+		if got, err := parseSize(text); err == nil || ExitCode(err) != 2 {
+			t.Errorf("%q is %d, %v", text, got, err)
+		}
 	}
 }

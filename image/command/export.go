@@ -1,7 +1,10 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -10,20 +13,34 @@ import (
 
 func (a *app) export() *cobra.Command {
 	var opt image.ExportOptions
+	var parent, key string
 	cmd := &cobra.Command{
 		Use:   "export IMAGE FOLDER",
 		Short: "Write an image's files into a folder that is served",
 		Long: `Write NAME_TAG.json, the manifest, and NAME_TAG.zfs.zst, the stream, into a folder. Any
-static HTTP server that serves the folder is a registry.`,
+static HTTP server that serves the folder is a registry.
+
+With --parent the stream is the difference from that image, which has to be in the folder. It
+need not have been built on it.`,
 		Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.open(cmd.Context(), cmd, image.Options{})
+			store, img, err := a.find(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			img, err := store.Find(cmd.Context(), args[0])
-			if err != nil {
-				return err
+			if parent != "" {
+				below, err := store.Find(cmd.Context(), parent)
+				if err != nil {
+					return err
+				}
+				opt.Parent = &below
+			}
+			if key != "" {
+				secret, err := image.ReadSecretKey(key)
+				if err != nil {
+					return err
+				}
+				opt.Key = &secret
 			}
 			bar := a.newBar(cmd, "Exporting "+args[0])
 			opt.Progress = bar.update
@@ -32,13 +49,103 @@ static HTTP server that serves the folder is a registry.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return printJSON(cmd.OutOrStdout(), m)
+			return a.printExported(cmd, m, args[1])
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&opt.Compression, "compression", "zstd", "zstd, xz, gzip or none")
+	flags.StringVar(&parent, "parent", "", "image that the stream is to be the difference from")
+	flags.StringVar(&key, "sign", "", "secret key of signify or minisign, without a passphrase, to sign the manifest with")
+	return cmd
+}
+
+func (a *app) printExported(cmd *cobra.Command, m image.Manifest, dir string) error {
+	if a.json {
+		return printJSON(cmd.OutOrStdout(), m)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Exported %s:%s: %s, %s in %s\n", m.Name, m.Tag, m.Digest, mib(m.Size), dir)
+	return err
+}
+
+func (a *app) push() *cobra.Command {
+	var opt image.PushOptions
+	cmd := &cobra.Command{
+		Use:   "push FOLDER NAME:TAG URL|FOLDER",
+		Short: "Bring an exported image to a registry",
+		Long: `Bring the files of an image that was exported into a folder to a registry: by HTTP PUT, which WebDAV
+servers and image serve --push-token-file take, or into another folder. The manifest goes last.`,
+		Args: args(cobra.ExactArgs(3)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := image.ParseReference(args[1])
+			if err != nil {
+				return usageError{err}
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Exported %s:%s: %s, %s in %s\n", m.Name, m.Tag, m.Digest, mib(m.Size), args[1])
+			to := args[2]
+			if !strings.Contains(to, "://") {
+				if to, err = filepath.Abs(to); err != nil {
+					return err
+				}
+			}
+			bar := a.newBar(cmd, "Pushing "+args[1])
+			opt.Progress = bar.update
+			err = image.Push(cmd.Context(), args[0], ref, to, opt)
+			bar.end()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Pushed: %s/%s\n", strings.TrimRight(args[2], "/"), args[1])
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&opt.Compression, "compression", "zstd", "zstd, xz, gzip or none")
+	flags := cmd.Flags()
+	flags.StringVar(&opt.Registry.CAFile, "ca-file", "", "PEM file of certificate authorities to trust beside the system's")
+	flags.StringVar(&opt.Registry.Proxy, "proxy", "", "HTTP proxy's URL; HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold unless given")
+	flags.StringVar(&opt.Registry.AuthFile, "auth-file", "", "file of credentials, as podman login writes it")
+	return cmd
+}
+
+func (a *app) sign() *cobra.Command {
+	var key, generate string
+	cmd := &cobra.Command{
+		Use:   "sign --key FILE FOLDER NAME:TAG...  or  sign --generate NAME",
+		Short: "Sign the manifests of exported images",
+		Long: `Sign the manifests of images that were exported into a folder, with a secret key of signify or
+minisign that has no passphrase. --generate makes a pair of keys: NAME.sec and NAME.pub.`,
+		Args: args(func(cmd *cobra.Command, args []string) error {
+			switch {
+			case (key == "") == (generate == ""):
+				return errors.New("give either --key or --generate")
+			case key != "":
+				return cobra.MinimumNArgs(2)(cmd, args)
+			}
+			return cobra.NoArgs(cmd, args)
+		}),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if generate != "" {
+				made, err := image.GenerateKey(generate)
+				if err == nil {
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "Made the key %s: %s.sec to keep, %s.pub for hosts that pull\n", made.Public().ID(), generate, generate)
+				}
+				return err
+			}
+			secret, err := image.ReadSecretKey(key)
+			if err != nil {
+				return err
+			}
+			for _, name := range args[1:] {
+				ref, err := image.ParseReference(name)
+				if err != nil {
+					return usageError{err}
+				}
+				if err := image.Sign(args[0], ref, secret); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "Signed: %s with the key %s\n", name, secret.Public().ID())
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&key, "key", "", "secret key's file")
+	cmd.Flags().StringVar(&generate, "generate", "", "make a pair of keys of that name")
 	return cmd
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -140,4 +141,71 @@ func (a *app) find(cmd *cobra.Command, what string) (*image.Store, image.Image, 
 	}
 	img, err := store.Find(cmd.Context(), what)
 	return store, img, err
+}
+
+func (a *app) gc() *cobra.Command {
+	var opt image.GCOptions
+	var maxSize string
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Remove images that nothing uses",
+		Long: `Remove images that no task and no other image stands on, when their last use is --delay ago, and
+before that, oldest use first, as long as all images hold more than --max-size. Images that were
+built here and have a name stay.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if opt.MaxSize, err = parseSize(maxSize); err != nil {
+				return err
+			}
+			store, err := a.open(cmd.Context(), cmd, image.Options{})
+			if err != nil {
+				return err
+			}
+			removed, err := store.GC(cmd.Context(), opt)
+			if err != nil {
+				return err
+			}
+			return a.printRemoved(cmd, removed, opt.DryRun)
+		},
+	}
+	flags := cmd.Flags()
+	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use")
+	flags.StringVar(&maxSize, "max-size", "", "how much all images may hold, such as 20G; as much as there is unless given")
+	flags.BoolVar(&opt.DryRun, "dry-run", false, "say what would go, and remove nothing")
+	return cmd
+}
+
+func (a *app) printRemoved(cmd *cobra.Command, removed []image.Image, dryRun bool) error {
+	if a.json {
+		list := make([]imageJSON, 0, len(removed))
+		for _, img := range removed {
+			list = append(list, forJSON(img))
+		}
+		return printJSON(cmd.OutOrStdout(), list)
+	}
+	what := "Removed"
+	if dryRun {
+		what = "Would remove"
+	}
+	for _, img := range removed {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s %s, %s\n", what, img.ID[:min(12, len(img.ID))], orDash(forJSON(img).Reference), mib(int64(img.Used)))
+	}
+	return nil
+}
+
+// parseSize reads 20G, of powers of 1024 as zfs(8) does.
+func parseSize(s string) (uint64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	number, shift := s, 0
+	if i := strings.IndexByte("KMGT", s[len(s)-1]&^0x20); i >= 0 {
+		number, shift = s[:len(s)-1], 10*(i+1)
+	}
+	n, err := strconv.ParseUint(number, 10, 64-shift)
+	if err != nil {
+		return 0, usageError{fmt.Errorf("%q is no size; write a number with K, M, G or T behind it", s)}
+	}
+	return n << shift, nil
 }

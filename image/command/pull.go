@@ -1,14 +1,49 @@
 package command
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 )
 
+// registryFlags say how a registry is reached and whom to trust.
+type registryFlags struct {
+	options image.Options
+	mirrors []string
+}
+
+func (r *registryFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	registry := &r.options.Registry
+	flags.StringArrayVar(&r.mirrors, "mirror", nil, "URL=MIRROR, another URL to try before a registry's; may be repeated")
+	flags.StringVar(&registry.CAFile, "ca-file", "", "PEM file of certificate authorities to trust beside the system's")
+	flags.StringVar(&registry.Proxy, "proxy", "", "HTTP proxy's URL; HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold unless given")
+	flags.StringVar(&registry.AuthFile, "auth-file", "", "file of credentials, as podman login writes it")
+	flags.StringArrayVar(&r.options.Keys, "key", nil, "public key of signify or minisign that images must be signed with, a file or its base64 line; may be repeated")
+	flags.StringVar(&r.options.OS, "os", "", "system that the image must be for; this host's unless given")
+	flags.StringVar(&r.options.Arch, "arch", "", "architecture that the image must be for; this host's unless given")
+	flags.DurationVar(&r.options.Limits.Retry, "retry", 0, "how long the registry may fail before giving up (default 10s)")
+}
+
+func (r *registryFlags) store() (image.Options, error) {
+	r.options.Registry.Mirrors = map[string][]string{}
+	for _, m := range r.mirrors {
+		base, mirror, ok := strings.Cut(m, "=")
+		if !ok {
+			return image.Options{}, usageError{fmt.Errorf("--mirror %q has no =; write URL=MIRROR", m)}
+		}
+		base = strings.TrimRight(base, "/")
+		r.options.Registry.Mirrors[base] = append(r.options.Registry.Mirrors[base], strings.TrimRight(mirror, "/"))
+	}
+	return r.options, nil
+}
+
 func (a *app) pull() *cobra.Command {
 	var force bool
-	var options image.Options
+	var registry registryFlags
 	cmd := &cobra.Command{
 		Use:   "pull URL/NAME:TAG[@sha256:DIGEST]",
 		Short: "Bring an image from a registry into the store",
@@ -17,6 +52,10 @@ func (a *app) pull() *cobra.Command {
 			ref, err := image.ParseReference(args[0])
 			if err != nil {
 				return usageError{err}
+			}
+			options, err := registry.store()
+			if err != nil {
+				return err
 			}
 			store, err := a.prepare(cmd.Context(), cmd, options)
 			if err != nil {
@@ -31,10 +70,43 @@ func (a *app) pull() *cobra.Command {
 			return a.printImage(cmd, "Here", img)
 		},
 	}
-	flags := cmd.Flags()
-	flags.BoolVar(&force, "force", false, "ask the registry whether the tag has moved, also if the image is here")
-	flags.StringVar(&options.OS, "os", "", "system that the image must be for; this host's unless given")
-	flags.StringVar(&options.Arch, "arch", "", "architecture that the image must be for; this host's unless given")
-	flags.DurationVar(&options.Limits.Retry, "retry", 0, "how long the registry may fail before the pull gives up (default 10s)")
+	registry.add(cmd)
+	cmd.Flags().BoolVar(&force, "force", false, "ask the registry whether the tag has moved, also if the image is here")
+	return cmd
+}
+
+func (a *app) verify() *cobra.Command {
+	var registry registryFlags
+	cmd := &cobra.Command{
+		Use:   "verify URL/NAME:TAG[@sha256:DIGEST]",
+		Short: "Read an image at its registry whole, and judge it as a pull would",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := image.ParseReference(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			options, err := registry.store()
+			if err != nil {
+				return err
+			}
+			store, err := a.open(cmd.Context(), cmd, options)
+			if err != nil {
+				return err
+			}
+			bar := a.newBar(cmd, "Verifying "+ref.Name+":"+ref.Tag)
+			m, err := store.Verify(cmd.Context(), ref, bar.update)
+			bar.end()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return printJSON(cmd.OutOrStdout(), m)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Good: %s, %s\n", ref, m.Digest)
+			return err
+		},
+	}
+	registry.add(cmd)
 	return cmd
 }

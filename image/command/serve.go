@@ -1,11 +1,14 @@
 package command
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,36 +16,86 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 )
 
+// serveFlags are those of `image serve`.
+type serveFlags struct{ address, certFile, keyFile, pushToken string }
+
 func (a *app) serve() *cobra.Command {
-	var address string
+	var flags serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve FOLDER",
 		Short: "Serve a folder of exported images over HTTP",
-		Args:  args(cobra.ExactArgs(1)),
+		Long: `Serve a folder of exported images over HTTP, or with a certificate over TLS. It is good enough
+for a laptop; any static server does the same.
+
+With --push-token-file, image push may store images in the folder: to whoever has the token.`,
+		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			info, err := os.Stat(args[0])
+			server, err := flags.server(args[0])
 			if err != nil {
 				return err
 			}
-			if !info.IsDir() {
-				return fmt.Errorf("%s is no folder; give the one that images were exported to", args[0])
-			}
-			listener, err := net.Listen("tcp", address)
+			listener, err := net.Listen("tcp", flags.address)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Serving %s at http://%s\n", args[0], listener.Addr())
-			server := &http.Server{Handler: image.Handler(args[0]), ReadHeaderTimeout: time.Minute}
-			go func() {
-				<-cmd.Context().Done()
-				server.Close()
-			}()
-			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-				return err
+			fmt.Fprintf(cmd.OutOrStdout(), "Serving %s at %s://%s\n", args[0], flags.scheme(), listener.Addr())
+			defer context.AfterFunc(cmd.Context(), func() { server.Close() })()
+			if flags.certFile == "" {
+				err = server.Serve(listener)
+			} else {
+				err = server.ServeTLS(listener, flags.certFile, flags.keyFile)
 			}
-			return nil
+			if errors.Is(err, http.ErrServerClosed) {
+				return nil
+			}
+			return err
 		},
 	}
-	cmd.Flags().StringVar(&address, "listen", "127.0.0.1:8080", "address and port to listen on; port 0 takes a free one")
+	f := cmd.Flags()
+	f.StringVar(&flags.address, "listen", "127.0.0.1:8080", "address and port to listen on; port 0 takes a free one")
+	f.StringVar(&flags.certFile, "tls-cert", "", "certificate's file, for TLS")
+	f.StringVar(&flags.keyFile, "tls-key", "", "its key's file")
+	f.StringVar(&flags.pushToken, "push-token-file", "", "file with the token of those who may push; without it nobody may")
 	return cmd
+}
+
+func (f serveFlags) scheme() string {
+	if f.certFile == "" {
+		return "http"
+	}
+	return "https"
+}
+
+func (f serveFlags) server(dir string) (*http.Server, error) {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
+		return nil, fmt.Errorf("%s is no folder; give the one that images were exported to", dir)
+	case (f.certFile == "") != (f.keyFile == ""):
+		return nil, usageError{errors.New("--tls-cert and --tls-key go together")}
+	}
+	handler := image.Handler(dir)
+	if f.pushToken != "" {
+		token, err := readToken(f.pushToken)
+		if err != nil {
+			return nil, err
+		}
+		handler = image.WritableHandler(dir, token)
+	}
+	return &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12}}, nil
+}
+
+// readToken refuses an empty one, which everybody has.
+func readToken(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(data))
+	if len(token) < 16 {
+		return "", fmt.Errorf("%s holds a token of %d bytes; at least 16 are needed, such as: openssl rand -hex 16", file, len(token))
+	}
+	return token, nil
 }

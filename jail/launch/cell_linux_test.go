@@ -190,6 +190,18 @@ func TestCgroups(t *testing.T) {
 	}
 }
 
+// What stops Nomad's service stops what is in its cgroups; shims and tasks are not.
+func TestShimLeavesCgroups(t *testing.T) {
+	service, unified := cgroup(t, "memory"), cgroup(t, "unified")
+	k := newTask(t, "/bin/sleep", "1000")
+	status := k.startByOther("JAIL_TEST_CGROUPS=" + service + ":" + unified)
+	for _, pid := range []int{status.ShimPID, status.PID} {
+		if in, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || strings.Contains(string(in), "test") {
+			t.Errorf("process %d is in %s %v", pid, in, err)
+		}
+	}
+}
+
 func lineCount(t *testing.T, path string) int {
 	t.Helper()
 	b, err := os.ReadFile(path)

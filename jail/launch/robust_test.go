@@ -111,6 +111,11 @@ const pluginEnv = "JAIL_TEST_PLUGIN_DIR"
 
 // actAsPlugin starts the task of which another process has written the spec, and then has no time to do anything else.
 func actAsPlugin(dir string) {
+	for _, cgroup := range filepath.SplitList(os.Getenv("JAIL_TEST_CGROUPS")) {
+		if err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte("0"), 0); err != nil {
+			fmt.Println(err)
+		}
+	}
 	spec, err := jail.ReadSpec(dir + ".plan")
 	if err == nil {
 		_, err = Start(context.Background(), os.Getenv("JAIL_TEST_SHIM"), dir, spec)
@@ -120,7 +125,7 @@ func actAsPlugin(dir string) {
 }
 
 // startByOther starts the task from another process and kills that one.
-func (k *task) startByOther() jail.Status {
+func (k *task) startByOther(env ...string) jail.Status {
 	k.t.Helper()
 	must(k.t, jail.Resolve(k.spec.Root, &k.spec))
 	k.create()
@@ -130,6 +135,7 @@ func (k *task) startByOther() jail.Status {
 	must(k.t, err)
 	plugin := exec.Command(self)
 	plugin.Env = append(os.Environ(), pluginEnv+"="+k.dir, "JAIL_TEST_SHIM="+shim)
+	plugin.Env = append(plugin.Env, env...)
 	out, err := plugin.StdoutPipe()
 	must(k.t, err)
 	must(k.t, plugin.Start())
@@ -177,6 +183,7 @@ func TestEndsWithoutPlugin(t *testing.T) {
 func TestSignalToReusedPID(t *testing.T) {
 	k := newTask(t, "/bin/sleep", "1000")
 	status := k.start()
+	time.Sleep(20 * time.Millisecond) // births are counted in hundredths of a second
 	other := exec.Command("/bin/sleep", "1000")
 	must(t, other.Start())
 	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
