@@ -142,7 +142,7 @@ func TestExecStreamingConformance(t *testing.T) {
 	h, _ := harness(t)
 	cfg := newTaskConfig(t, h, "sleep 1000")
 	startTask(t, h, cfg)
-	testutils.ExecTaskStreamingConformanceTests(t, h, cfg.ID)
+	execConformance(t, h, cfg.ID)
 }
 
 func TestTerminalHasName(t *testing.T) {
