@@ -18,9 +18,16 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == ForwardCommand {
+		if err := forward.Run(os.Args[2]); err != nil {
+			panic(err)
+		}
+		return
+	}
 	isolate.Enter(isolate.Options{Network: isolate.Apart})
 	os.Exit(m.Run())
 }
@@ -145,7 +152,7 @@ func TestExecStreamingConformance(t *testing.T) {
 	h, _ := harness(t)
 	cfg := newTaskConfig(t, h, "sleep 1000")
 	startTask(t, h, cfg)
-	testutils.ExecTaskStreamingConformanceTests(t, h, cfg.ID)
+	execConformance(t, h, cfg.ID)
 }
 
 func TestTerminalHasName(t *testing.T) {
