@@ -45,12 +45,18 @@ func (s *Store) look(ctx context.Context, is func(Image) bool) (Image, error) {
 	return Image{}, errNotHere
 }
 
+func (k *known) set(at time.Time, list []Image) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.at, k.list = at, list
+}
+
 // lastChange is when a name was changed, or first asked for.
 func (s *Store) lastChange(ctx context.Context) (time.Time, error) {
 	path := filepath.Join(s.options.LockDir, storeLock)
 	info, err := os.Stat(path)
 	if os.IsNotExist(err) {
-		var unlock func()
+		var unlock func() time.Time
 		if unlock, err = s.lockStore(ctx); err == nil {
 			unlock()
 			info, err = os.Stat(path)

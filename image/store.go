@@ -176,6 +176,10 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.lines(kept), nil
+}
+
+func (s *Store) lines(kept []storage.Image) []Image {
 	var list []Image
 	for _, k := range kept {
 		rs := records(k.Props)
@@ -191,7 +195,7 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	slices.SortFunc(list, func(a, b Image) int {
 		return strings.Compare(a.Reference.Name+":"+a.Reference.Tag+" "+a.Reference.Base+a.ID, b.Reference.Name+":"+b.Reference.Tag+" "+b.Reference.Base+b.ID)
 	})
-	return list, nil
+	return list
 }
 
 // image is what is known of a kept one without its names.
@@ -297,40 +301,57 @@ func (s *Store) setName(ctx context.Context, id string, r record) (Image, error)
 	if err != nil {
 		return Image{}, err
 	}
-	defer unlock()
 	all, err := s.backend.Images(ctx)
+	if err == nil {
+		err = s.rename(ctx, all, id, r.key(), value)
+	}
+	at := unlock()
 	if err != nil {
 		return Image{}, err
 	}
-	named, err := Image{}, errNotHere
-	for _, k := range all {
-		have, want := k.Props[r.key()], noRecord
+	s.known.set(at, s.lines(all))
+	i := slices.IndexFunc(all, func(k storage.Image) bool { return k.ID == id })
+	if i < 0 {
+		return Image{}, errNotHere
+	}
+	return s.image(all[i]).as(r)
+}
+
+// rename gives one of all images a record, and takes that off the others.
+func (s *Store) rename(ctx context.Context, all []storage.Image, id, key, value string) error {
+	for i := range all {
+		k := &all[i]
+		have, want := k.Props[key], noRecord
 		if k.ID == id {
 			want = value
-			named, err = s.image(k).as(r)
 		}
 		if have == want || have == "" && want == noRecord {
 			continue
 		}
-		if err := s.backend.SetProp(ctx, k.ID, r.key(), want); err != nil {
-			return Image{}, err
+		if err := s.backend.SetProp(ctx, k.ID, key, want); err != nil {
+			return err
 		}
+		if k.Props == nil {
+			k.Props = map[string]string{}
+		}
+		k.Props[key] = want
 	}
-	return named, err
+	return nil
 }
 
 const storeLock = "store"
 
 // lockStore is for changes of what is named how. The lock's file bears the time of the last one, for known.
-func (s *Store) lockStore(ctx context.Context) (unlock func(), err error) {
+func (s *Store) lockStore(ctx context.Context) (unlock func() time.Time, err error) {
 	l, err := takeLock(ctx, s.options.LockDir, storeLock, nil)
 	if err != nil {
 		return nil, err
 	}
-	return func() {
+	return func() time.Time {
 		now := time.Now()
 		os.Chtimes(l.file.Name(), now, now)
 		l.release()
+		return now
 	}, nil
 }
 
