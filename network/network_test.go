@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -190,12 +192,12 @@ func listing(t testing.TB, n *Network) string {
 	var b strings.Builder
 	b.WriteString(hostListing(t, n))
 	for _, d := range []string{addressDir, portDir} {
-		entries, err := os.ReadDir(filepath.Join(n.StateDir, d))
+		links, err := readLinks(filepath.Join(n.StateDir, d))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range entries {
-			fmt.Fprintln(&b, filepath.Join(d, e.Name()))
+		for _, file := range slices.Sorted(maps.Keys(links)) {
+			fmt.Fprintln(&b, filepath.Join(d, file))
 		}
 	}
 	return b.String()
@@ -437,7 +439,7 @@ func TestFailedAttach(t *testing.T) {
 		{newCell(t).id, port("udp", "", 2224, 22), `port "http": a process on the host already uses port 2224/udp`},
 		{newCell(t).id, port("tcp", "198.51.100.9", 80, 80), `port "http": the host has no address 198.51.100.9`},
 		{noCell, port("tcp", "", 8082, 80), noCellError},
-		{taken.id, port("tcp", "", 8082, 80), nameTakenError},
+		{taken.id, port("tcp", "", 8082, 80), strings.ReplaceAll(nameTakenError, "%s", taken.id)},
 	} {
 		req := request(2, c.port)
 		req.Cell = c.cell
