@@ -17,7 +17,12 @@ const fingerprintPeriod = 30 * time.Second
 // Fingerprint implements drivers.DriverPlugin. What the host lacks is said in words that an operator can act on.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
 	ch := make(chan *drivers.Fingerprint)
-	d.begin.Do(d.background)
+	came := time.Now() // the client, or after the plugin's death the same one to its successor, whose tasks it has recovered by now
+	d.begin.Do(func() {
+		came = d.started
+		d.background()
+	})
+	go d.sweep(ctx, came)
 	go func() {
 		defer close(ch)
 		for {
@@ -44,7 +49,6 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 func (d *Driver) background() {
 	go d.host.Health.Run(d.ctx)
 	go d.forget()
-	go d.sweep()
 	go d.collectImages()
 }
 
