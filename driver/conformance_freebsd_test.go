@@ -32,3 +32,6 @@ func execConformance(t *testing.T, h *testutils.DriverHarness, taskID string) {
 		t.Errorf("exit code %d, %q", code, out)
 	}
 }
+
+// tty(1) is not in /rescue.
+const terminalName = `name=/dev/$(ps -o tty= -p $$); test -c $name && echo $name`

@@ -9,3 +9,5 @@ import (
 func execConformance(t *testing.T, h *testutils.DriverHarness, taskID string) {
 	testutils.ExecTaskStreamingConformanceTests(t, h, taskID)
 }
+
+const terminalName = "tty"

@@ -159,7 +159,7 @@ func TestTerminalHasName(t *testing.T) {
 	h, _ := harness(t)
 	cfg := newTaskConfig(t, h, "sleep 1000")
 	startTask(t, h, cfg)
-	code, stdout, _ := testutils.ExecTask(t, h, cfg.ID, "tty", true, "")
+	code, stdout, _ := testutils.ExecTask(t, h, cfg.ID, terminalName, true, "")
 	if code != 0 || !strings.HasPrefix(stdout, "/dev/pts/") {
 		t.Errorf("tty says %q, exit code %d", stdout, code)
 	}
@@ -240,6 +240,7 @@ func TestStats(t *testing.T) {
 // TestFailedStartLeavesNothing fails at a late step and looks at the host.
 func TestFailedStartLeavesNothing(t *testing.T) {
 	h, d := harness(t)
+	before := holdings(t, d)
 	cfg := newTaskConfig(t, h, "true")
 	if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{
 		Image: testImage, Command: "/bin/sh", NetworkMode: modeBridge, Securelevel: -1, Mount: []string{"local:/mnt/a/b"}, WorkDir: "/nowhere",
@@ -249,9 +250,8 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	if _, _, err := h.StartTask(cfg); err == nil {
 		t.Fatal("started in a working directory that is not there")
 	}
-	holdings, err := d.host.Holdings(context.Background())
-	if err != nil || len(holdings) != 0 {
-		t.Errorf("left: %+v, %v", holdings, err)
+	if after := holdings(t, d); after != before {
+		t.Errorf("before: %s; left: %s", before, after)
 	}
 }
 
@@ -295,4 +295,18 @@ func TestRecoverOfNothing(t *testing.T) {
 	if err := h.RecoverTask(handle); err == nil {
 		t.Error("recovered a task that never was")
 	}
+}
+
+// holdings are the names of ours on the host, and what bears them. Others' tests may have some.
+func holdings(t *testing.T, d *Driver) string {
+	t.Helper()
+	list, err := d.host.Holdings(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, x := range list {
+		names = append(names, x.Name+" "+strings.Join(x.Parts, ","))
+	}
+	return strings.Join(names, "; ")
 }

@@ -127,19 +127,29 @@ func (h *Host) Prepare(ctx context.Context) error {
 	if h.Storage == nil {
 		return errNoStore
 	}
-	shim, err := launch.Install(h.Config.StateDir)
-	if err != nil {
-		return err
+	for _, part := range []struct {
+		name    string
+		prepare func(context.Context) error
+	}{{"shim", h.installShim}, {"storage", h.Storage.Prepare}, {"network", h.Network.Prepare}} {
+		if err := part.prepare(ctx); err != nil {
+			return partError{part.name, err}
+		}
 	}
-	if err := h.Storage.Prepare(ctx); err != nil {
-		return err
-	}
-	if err := h.Network.Prepare(ctx); err != nil {
-		return err
-	}
-	h.shim = shim
 	h.prepared = true
 	return h.Config.save()
+}
+
+// partError is why one of Parts could not be prepared.
+type partError struct {
+	part string
+	error
+}
+
+func (e partError) Unwrap() error { return e.error }
+
+func (h *Host) installShim(context.Context) (err error) {
+	h.shim, err = launch.Install(h.Config.StateDir)
+	return err
 }
 
 func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), name) }

@@ -246,7 +246,7 @@ func (b *building) run(ctx context.Context, line string) error {
 	if b.id == "" {
 		return errors.New("there is nothing to run in; begin the recipe with base or copy")
 	}
-	if err := b.manifest.checkPlatform(b.options.OS, b.options.Arch); err != nil {
+	if err := b.manifest.checkPlatform(b.options); err != nil {
 		return err
 	}
 	d := b.manifest.Defaults

@@ -188,7 +188,7 @@ func (s *Store) accept(m Manifest, ref Reference) error {
 	case m.Format != format:
 		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
 	}
-	return m.checkPlatform(s.options.OS, s.options.Arch)
+	return m.checkPlatform(s.options)
 }
 
 // small reads a manifest or what comes with it, trying again while the registry fails in passing.

@@ -24,6 +24,9 @@ type Options struct {
 	Logger  hclog.Logger
 	// OS and Arch are what images must be for; "" for this program's own.
 	OS, Arch string
+	// OSRelease is the release that images may be made from, at most; "" for the running kernel's on FreeBSD, and for any
+	// elsewhere: a Linux image's release is not a kernel's.
+	OSRelease string
 	Limits   Limits
 	Registry RegistryOptions
 	// Keys are public keys of signify or minisign, as paths of their files or as the base64 line in one. With any, images need
@@ -82,6 +85,9 @@ func New(backend storage.Backend, options Options) *Store {
 	if options.OS == "" {
 		options.OS = runtime.GOOS
 	}
+	if options.OSRelease == "" && runtime.GOOS == "freebsd" {
+		options.OSRelease = hostRelease()
+	}
 	if options.Arch == "" {
 		options.Arch = runtime.GOARCH
 	}
@@ -122,6 +128,9 @@ type EnsureOptions struct {
 // what, and the way out; the store is then as it was, but for images below the wanted one that had come whole.
 func (s *Store) Ensure(ctx context.Context, ref Reference, opt EnsureOptions) (Image, error) {
 	img, err := s.ensure(ctx, ref, opt)
+	if err == nil { // what was here already may be of another machine's making
+		err = img.Manifest.checkPlatform(s.options)
+	}
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", ref.short(), err)
 	}
