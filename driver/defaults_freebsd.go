@@ -9,6 +9,9 @@ var netIsolationModes = []drivers.NetIsolationMode{drivers.NetIsolationModeHost,
 
 // What racct counts, in the words that Nomad's command line prints.
 var (
-	measuredMemory = []string{"RSS", "Swap", "Usage"}
+	measuredMemory = []string{"RSS", "Usage"}
 	measuredCPU    = []string{"Percent"}
 )
+
+// cpuTimeIsFine: racct counts CPU time in whole seconds, whose differences over an interval say nothing; it has a percentage beside.
+const cpuTimeIsFine = false

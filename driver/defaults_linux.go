@@ -14,3 +14,6 @@ var (
 	measuredMemory = []string{"RSS", "Cache", "Swap", "Usage", "Max Usage"}
 	measuredCPU    = []string{"System Mode", "User Mode", "Percent", "Throttled Periods", "Throttled Time"}
 )
+
+// cpuTimeIsFine: cgroups count CPU time in nanoseconds.
+const cpuTimeIsFine = true

@@ -43,7 +43,9 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 // background starts what only the plugin process that Nomad keeps should do; one made for inspection gets no Fingerprint.
 func (d *Driver) background() {
 	go d.host.Health.Run(d.ctx)
+	go d.forget()
 	go d.sweep()
+	go d.collectImages()
 }
 
 func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {

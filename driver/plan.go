@@ -59,6 +59,12 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if p.mounts, err = p.allMounts(operator); err != nil {
 		return nil, err
 	}
+	if err := p.locate(p.copies); err != nil {
+		return nil, err
+	}
+	if err := p.locate(p.mounts); err != nil {
+		return nil, err
+	}
 	if p.ports, err = p.portMaps(); err != nil {
 		return nil, err
 	}
@@ -127,12 +133,25 @@ func (p *plan) portMaps() ([]network.PortMap, error) {
 		if m.TaskPort == 0 {
 			m.TaskPort = m.HostPort
 		}
-		for _, proto := range []string{"tcp", "udp"} {
-			m.Proto = proto
-			maps = append(maps, m)
+		for _, ip := range hostAddresses(m.HostIP) {
+			for _, proto := range []string{"tcp", "udp"} {
+				m.HostIP, m.Proto = ip, proto
+				maps = append(maps, m)
+			}
 		}
 	}
 	return maps, nil
+}
+
+// hostAddresses are where a port given at ip is served: there, and on the host's loopback address too.
+func hostAddresses(ip netip.Addr) []netip.Addr {
+	switch {
+	case !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback():
+		return []netip.Addr{ip}
+	case ip.Is4():
+		return []netip.Addr{ip, netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	}
+	return []netip.Addr{ip, netip.IPv6Loopback()}
 }
 
 // resources turns Nomad's resources into limits. CPUShares are Nomad's MHz.

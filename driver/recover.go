@@ -47,7 +47,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	t := newTask(cfg, name, dir, state, status)
 	d.adopt(t)
 	if status.Ended.IsZero() {
-		d.host.Health.Register(instance(name, state))
+		d.host.Health.Register(instance(name, state, status))
 	}
 	d.logger.Info("recovered", "task", name, "task_id", cfg.ID, "pid", status.PID)
 	return nil

@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -22,6 +22,24 @@ import (
 
 // StartTask implements drivers.DriverPlugin. A start that fails leaves the host as it was.
 func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	handle, network, err := d.startTask(cfg)
+	if err != nil {
+		releaseLogs(cfg)
+	}
+	return handle, network, err
+}
+
+// releaseLogs opens and closes Nomad's log pipes: their readers hold up the end of an alloc by seconds if nobody ever
+// wrote.
+func releaseLogs(cfg *drivers.TaskConfig) {
+	for _, path := range []string{cfg.StdoutPath, cfg.StderrPath} {
+		if f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			f.Close()
+		}
+	}
+}
+
+func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
 	if _, err := d.task(cfg.ID); err == nil {
 		return nil, nil, fmt.Errorf("task %s is started already", cfg.ID)
 	}
@@ -155,33 +173,19 @@ func (s *start) copyFiles(context.Context) error {
 	defer root.Close()
 	for _, c := range s.copies {
 		if err := s.copyOne(root, c); err != nil {
-			return fmt.Errorf("copy %q: %w", c, err)
+			return fmt.Errorf("%s: %w", c, err)
 		}
 	}
 	return nil
 }
 
 func (s *start) copyOne(root *os.Root, c pair) error {
-	base, rel := s.sourceRoot(c)
-	src, err := os.OpenRoot(base)
+	base, err := os.OpenRoot(c.Base)
 	if err != nil {
 		return err
 	}
-	defer src.Close()
-	return storage.Copy(src, rel, root, c.Target)
-}
-
-// sourceRoot is the folder that a pair's source must not leave, and the source in it: the task's directory, the alloc's
-// shared one for "alloc/…", or for a path of the host its own folder.
-func (s *start) sourceRoot(c pair) (base, rel string) {
-	if c.Host {
-		return filepath.Dir(c.Source), filepath.Base(c.Source)
-	}
-	td := s.cfg.TaskDir()
-	if rest, ok := cutFolder(c.Source, "alloc"); ok {
-		return td.SharedAllocDir, rest
-	}
-	return td.Dir, c.Source
+	defer base.Close()
+	return storage.Copy(base, c.Rel, root, c.Target)
 }
 
 func (s *start) mount(context.Context) error {
@@ -195,20 +199,12 @@ func (s *start) mount(context.Context) error {
 	for _, m := range s.cfg.Mounts {
 		mounts = append(mounts, storage.Bind(m.HostPath, m.TaskPath, m.Readonly))
 	}
-	for _, m := range s.mounts {
-		mounts = append(mounts, s.bind(m))
+	for _, c := range s.mounts {
+		m := storage.Bind(filepath.Join(c.Base, c.Rel), c.Target, c.ReadOnly)
+		m.Within = c.Base
+		mounts = append(mounts, m)
 	}
 	return storage.MountAll(s.root, mounts)
-}
-
-// bind keeps a relative source, symlinks followed, in its folder; a host's path was resolved when it was permitted.
-func (s *start) bind(c pair) storage.Mount {
-	base, rel := s.sourceRoot(c)
-	m := storage.Bind(filepath.Join(base, rel), c.Target, c.ReadOnly)
-	if !c.Host {
-		m.Within = base
-	}
-	return m
 }
 
 func (s *start) resolve(context.Context) error {
@@ -377,14 +373,6 @@ func (s *start) launch(ctx context.Context) error {
 }
 
 func (s *start) register(context.Context) error {
-	s.host.Health.Register(instance(s.name, s.state))
+	s.host.Health.Register(instance(s.name, s.state, s.status))
 	return nil
-}
-
-// cutFolder takes folder off the front of a relative path; what is left is "." for the folder itself.
-func cutFolder(path, folder string) (string, bool) {
-	if path == folder {
-		return ".", true
-	}
-	return strings.CutPrefix(path, folder+"/")
 }

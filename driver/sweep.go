@@ -75,6 +75,22 @@ func (h *Host) stateNames() ([]string, error) {
 	return names, err
 }
 
+// forget takes out of Consul the jails of an earlier plugin that no longer run.
+func (d *Driver) forget() {
+	holdings, err := d.host.Holdings(d.ctx)
+	if err != nil {
+		d.logger.Warn("Consul may list jails that run no more", "error", err)
+		return
+	}
+	var alive []string
+	for _, x := range holdings {
+		if x.Running {
+			alive = append(alive, x.Name)
+		}
+	}
+	d.host.Health.Reconcile(alive)
+}
+
 // sweep removes, some time after the plugin's start, what Nomad has not claimed: by then it has recovered whatever it
 // knows of. Another driver's tasks (a second plugin registered under another name) are left alone.
 func (d *Driver) sweep() {
@@ -94,6 +110,36 @@ func (d *Driver) sweep() {
 		d.logger.Info("removing what no task owns", "task", x.Name, "task_id", x.State.TaskID, "parts", strings.Join(x.Parts, ","))
 		if err := d.host.Remove(d.ctx, x.Name); err != nil {
 			d.logger.Warn("leftover not removed", "task", x.Name, "error", err)
+		}
+	}
+}
+
+// imageGCPeriod is how often the plugin looks for images to remove.
+const imageGCPeriod = 10 * time.Minute
+
+// collectImages also removes what a killed pull has left, first of all.
+func (d *Driver) collectImages() {
+	if d.host.Images == nil {
+		return
+	}
+	if err := d.host.Prepare(d.ctx); err != nil {
+		return // the fingerprint says so
+	}
+	if err := d.host.Images.Sweep(d.ctx); err != nil {
+		d.logger.Warn("what killed pulls left is not removed", "error", err)
+	}
+	for {
+		removed, err := d.host.CollectImages(d.ctx)
+		for _, i := range removed {
+			d.logger.Info("removed an unused image", "image", i.Reference.String(), "last_used", i.LastUsed)
+		}
+		if err != nil {
+			d.logger.Warn("unused images not removed", "error", err)
+		}
+		select {
+		case <-time.After(imageGCPeriod):
+		case <-d.ctx.Done():
+			return
 		}
 	}
 }

@@ -140,11 +140,13 @@ func (t *task) inspect() *drivers.TaskStatus {
 }
 
 // instance is what Consul is told about a running jail.
-func instance(name string, s State) health.Instance {
+func instance(name string, s State, status jail.Status) health.Instance {
 	i := health.Instance{
 		ID:      name,
 		Name:    s.Task,
 		Address: s.Address,
+		PID:     status.PID,
+		Started: status.Started,
 		Tags:    []string{s.JobID, s.Group, s.Task},
 		Meta: map[string]string{
 			"alloc_id": s.AllocID, "job": s.JobID, "group": s.Group, "task": s.Task, "jail": name,

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -185,82 +183,6 @@ func potTrue(value string) bool {
 	return true
 }
 
-// pair is one entry of copy, mount or mount_read_only.
-type pair struct {
-	// Relative sources are in the task's directory; Host says that Source is a path of the host, allowed by the operator.
-	Source, Target string
-	Host           bool
-	ReadOnly       bool
-}
-
-// pairs parses the entries of field. Writable says that the task could change what Source names.
-func pairs(field string, entries []string, operator *Config, writable bool) ([]pair, error) {
-	var out []pair
-	for _, e := range entries {
-		p, err := parsePair(e)
-		if err != nil {
-			return nil, fmt.Errorf("%s %q: %w", field, e, err)
-		}
-		if p.Host {
-			if err := operator.permitPath(p.Source, writable); err != nil {
-				return nil, fmt.Errorf("%s %q: %w", field, e, err)
-			}
-		}
-		p.ReadOnly = !writable
-		out = append(out, p)
-	}
-	return out, nil
-}
-
-func parsePair(entry string) (pair, error) {
-	source, target, ok := strings.Cut(entry, ":")
-	switch {
-	case !ok:
-		return pair{}, errors.New("no colon; it must be SOURCE:DESTINATION")
-	case source == "" || target == "":
-		return pair{}, errors.New("it must be SOURCE:DESTINATION, neither of them empty")
-	case strings.Contains(target, ":"):
-		return pair{}, errors.New("more than one colon; it must be SOURCE:DESTINATION")
-	case !path.IsAbs(target):
-		return pair{}, fmt.Errorf("the destination %s must be an absolute path in the jail", target)
-	case hasDotDot(source) || hasDotDot(target):
-		return pair{}, errors.New("a path must not contain ..")
-	case path.Clean(target) == "/":
-		return pair{}, errors.New("the destination must not be the jail's root")
-	}
-	return pair{Source: filepath.Clean(source), Target: path.Clean(target), Host: filepath.IsAbs(source)}, nil
-}
-
-func hasDotDot(p string) bool { return slices.Contains(strings.Split(p, "/"), "..") }
-
-// permitPath refuses a path of the host that is not below one of host_paths, symlinks resolved on both sides.
-func (c *Config) permitPath(source string, writable bool) error {
-	real, err := filepath.EvalSymlinks(source)
-	if err != nil {
-		real = source
-	}
-	readOnly := false
-	for _, h := range c.HostPaths {
-		allowed, ro := strings.CutSuffix(h, ":ro")
-		if r, err := filepath.EvalSymlinks(allowed); err == nil {
-			allowed = r
-		}
-		rel, err := filepath.Rel(allowed, real)
-		if err != nil || !filepath.IsLocal(rel) {
-			continue
-		}
-		if !ro || !writable {
-			return nil
-		}
-		readOnly = true
-	}
-	if readOnly {
-		return fmt.Errorf("host path %s is allowed for reading only; use mount_read_only", source)
-	}
-	return fmt.Errorf("host path %s is not allowed; the operator allows it with host_paths = [%q] in the plugin's configuration",
-		source, source)
-}
-
 // hosts checks the HOST:ADDRESS entries of pot and docker, whose word for the host's own address is host-gateway.
 func (c *TaskConfig) hosts() error {
 	for _, e := range c.ExtraHosts {
@@ -274,5 +196,3 @@ func (c *TaskConfig) hosts() error {
 	}
 	return nil
 }
-
-func (p pair) String() string { return p.Source + ":" + p.Target }

@@ -38,6 +38,13 @@ func taskWith(t *testing.T, c TaskConfig) *drivers.TaskConfig {
 	if err := cfg.EncodeConcreteDriverConfig(&c); err != nil {
 		t.Fatal(err)
 	}
+	local := cfg.TaskDir().LocalDir
+	if err := os.MkdirAll(local, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(local, "out")); err != nil {
+		t.Fatal(err)
+	}
 	return cfg
 }
 
@@ -51,14 +58,16 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 		{"empty source", TaskConfig{Mount: []string{":/a"}}, `mount ":/a": it must be SOURCE:DESTINATION, neither of them empty`},
 		{"two colons", TaskConfig{Copy: []string{"a:/b:ro"}}, `copy "a:/b:ro": more than one colon; it must be SOURCE:DESTINATION`},
 		{"relative destination", TaskConfig{Copy: []string{"a:b"}}, `copy "a:b": the destination b must be an absolute path in the jail`},
-		{"dot dot in source", TaskConfig{MountReadOnly: []string{"local/../../x:/x"}}, `mount_read_only "local/../../x:/x": a path must not contain ..`},
-		{"dot dot in destination", TaskConfig{Copy: []string{"local/x:/a/../../x"}}, `copy "local/x:/a/../../x": a path must not contain ..`},
+		{"dot dot in source", TaskConfig{MountReadOnly: []string{"local/../../x:/x"}}, `mount_read_only "local/../../x:/x": no path may lead upwards with .. in it`},
+		{"dot dot in destination", TaskConfig{Copy: []string{"local/x:/a/../../x"}}, `copy "local/x:/a/../../x": no path may lead upwards with .. in it`},
 		{"root destination", TaskConfig{Mount: []string{"local/x:/"}}, `mount "local/x:/": the destination must not be the jail's root`},
 		{
 			"host path not allowed",
 			TaskConfig{Mount: []string{"/etc:/host"}},
 			`mount "/etc:/host": host path /etc is not allowed; the operator allows it with host_paths = ["/etc"] in the plugin's configuration`,
 		},
+		{"source not there", TaskConfig{Mount: []string{"local/nothing:/mnt"}}, `mount "local/nothing:/mnt": there is no such file as local/nothing`},
+		{"source leaves by a symlink", TaskConfig{Copy: []string{"local/out/hosts:/x"}}, `copy "local/out/hosts:/x": the source cannot be used, it must not leave its folder by a symlink`},
 		{"unknown port", TaskConfig{Ports: []string{"metrics"}}, `ports: the group's network has no port "metrics"; it has http`},
 		{"unknown mapped port", TaskConfig{PortMap: map[string]string{"www": "80"}}, `ports: the group's network has no port "www"; it has http`},
 		{"port out of range", TaskConfig{PortMap: map[string]string{"http": "70000"}}, `port_map: http = "70000" is not a port number from 1 to 65535`},
@@ -137,7 +146,7 @@ func TestPermitPath(t *testing.T) {
 		{"secret", false, "is not allowed"},
 		{"logs", true, ""},
 	} {
-		err := c.permitPath(filepath.Join(dir, x.path), x.writable)
+		_, _, err := c.permitPath(filepath.Join(dir, x.path), x.writable)
 		if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
 			t.Errorf("%s writable=%v: got %v, want %q", x.path, x.writable, err, x.want)
 		}
@@ -149,8 +158,8 @@ func TestPortMaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(p.ports) != 2 || p.ports[0].Proto != "tcp" || p.ports[1].Proto != "udp" {
-		t.Fatalf("want the port on tcp and udp, got %+v", p.ports)
+	if len(p.ports) != 4 || p.ports[0].Proto != "tcp" || p.ports[1].Proto != "udp" || !p.ports[2].HostIP.IsLoopback() {
+		t.Fatalf("want the port on tcp and udp, at the address and at localhost, got %+v", p.ports)
 	}
 	if m := p.ports[0]; m.HostPort != 22000 || m.TaskPort != 80 || m.HostIP.String() != "192.0.2.1" {
 		t.Errorf("got %+v", m)

@@ -39,7 +39,7 @@ var badJobs = []struct {
 	{name: "copy without colon", config: map[string]any{"copy": []string{"local/file"}}, sentence: `copy "local/file".*colon`},
 	{name: "mount without colon", config: map[string]any{"mount": []string{"local/file"}}, sentence: `mount "local/file".*colon`},
 	{name: "copy of nothing", config: map[string]any{"copy": []string{"local/nothing:/etc/nothing"}}, sentence: `copy "local/nothing:/etc/nothing".*no such file`},
-	{name: "mount of nothing", config: map[string]any{"mount": []string{"local/nothing:/mnt"}}, sentence: `mount "local/nothing:/mnt".*no such file`},
+	{name: "mount of nothing", config: map[string]any{"mount": []string{"local/nothing:/mnt"}}, sentence: `mount .*local/nothing.*no such file`},
 	{name: "copy from outside", config: map[string]any{"copy": []string{"local/../../../secret:/etc/x"}}, sentence: `copy.*\.\.`},
 	{name: "mount to outside", config: map[string]any{"mount": []string{"local:/mnt/../../x"}}, sentence: `mount.*\.\.`},
 	{name: "copy through a symlink", config: map[string]any{"copy": []string{"local:/escape-relative/tmp"}}, sentence: `copy "local:/escape-relative/tmp".*(escapes|leaves|outside)`},
@@ -96,7 +96,7 @@ func TestOnePortTwoTasks(t *testing.T) {
 	config := map[string]any{"image": "REGISTRY/web:1.0", "ports": []string{"http"}}
 	first := newTask("first", "jail", config)
 	second := newTask("second", "jail", config)
-	expect(t, oneOff(t, first, second), `port.*\d+.*(taken|used|mapped|already)`)
+	expect(t, oneOff(t, first, second), `port "http".*host port .*\d+/tcp.*task nj[0-9a-f]+ has it`)
 }
 
 // oneOff runs tasks in one group, once, with nothing tried again.
@@ -153,8 +153,11 @@ func expect(t *testing.T, job *cluster.Job, sentence string) {
 	var said []string
 	for _, state := range alloc.TaskStates {
 		for _, event := range state.Events {
-			if event.Type == nomad.TaskDriverFailure || event.Type == nomad.TaskSetupFailure {
+			switch event.Type {
+			case nomad.TaskDriverFailure:
 				said = append(said, event.DisplayMessage)
+			case nomad.TaskFailedValidation: // Nomad's own, which takes several lines
+				said = append(said, strings.Join(strings.Fields(event.DisplayMessage), " "))
 			}
 		}
 	}

@@ -29,7 +29,7 @@ func faultFile() string { return filepath.Join(os.TempDir(), "fault") }
 var steps = []string{
 	"start:state", "start:image", "start:clone", "start:copy", "start:mount", "start:resolve", "start:jail", "start:network", "start:limits",
 	"start:launch", "start:health",
-	"stop:jail", "stop:health", "stop:network", "stop:limits", "stop:storage", "stop:state",
+	"stop:processes", "stop:health", "stop:network", "stop:jail", "stop:limits", "stop:storage", "stop:state",
 }
 
 // TestCrashAtEachStep kills the plugin right after each step of a task's start and of its removal. The task must run all the same, and the
@@ -94,6 +94,9 @@ func nothingHeld(t *testing.T) {
 func TestSoak(t *testing.T) {
 	t.Logf("-seed %d", *seed)
 	random := rand.New(rand.NewPCG(*seed, 0))
+	first := persistent(t, "/bin/true") // has the image here before the first look
+	complete(t, first)
+	stop(t, first)
 	before, err := here.Audit()
 	must(t, err)
 	for round := range *rounds {

@@ -53,7 +53,7 @@ func run(m *testing.M, options site.Options, keep string) int {
 	}
 	code := m.Run()
 	if keep != "" {
-		if err := os.CopyFS(keep, os.DirFS(here.Cluster.Dir)); err != nil {
+		if err := here.KeepLogs(keep); err != nil {
 			complain(err)
 		}
 	}
@@ -132,6 +132,16 @@ func ended(t testing.TB, job *cluster.Job) *nomad.Allocation {
 	alloc, err := job.Ended(timely(t))
 	if err != nil {
 		t.Fatal(err)
+	}
+	return alloc
+}
+
+// complete waits until a job's alloc has ended well.
+func complete(t testing.TB, job *cluster.Job) *nomad.Allocation {
+	t.Helper()
+	alloc := ended(t, job)
+	if alloc.ClientStatus != nomad.AllocClientStatusComplete {
+		t.Fatalf("the alloc is %s", cluster.Describe(alloc.ClientStatus, alloc.TaskStates))
 	}
 	return alloc
 }

@@ -16,7 +16,7 @@ import (
 // What Nomad does with tasks of any driver, and ours lets it do.
 
 func testLifecycle(t *testing.T) {
-	alloc := ended(t, runExample(t, "lifecycle"))
+	alloc := complete(t, runExample(t, "lifecycle"))
 	if text := waitLog(t, alloc, "clean", "stdout", "clean\n"); text != "prepare\nmain\nclean\n" {
 		t.Errorf("the order is %q", text)
 	}
@@ -40,19 +40,19 @@ func testTemplate(t *testing.T) {
 }
 
 func testArtifact(t *testing.T) {
-	alloc := ended(t, runExample(t, "artifact"))
+	alloc := complete(t, runExample(t, "artifact"))
 	waitLog(t, alloc, "reader", "stdout", "hello world\n")
 }
 
 func testHostVolume(t *testing.T) {
-	alloc := ended(t, runExample(t, "host-volume"))
+	alloc := complete(t, runExample(t, "host-volume"))
 	if text := waitLog(t, alloc, "reader", "stdout", "read-only"); text != "la la la\nread-only\n" {
 		t.Errorf("stdout is %q", text)
 	}
 }
 
 func testLogs(t *testing.T) {
-	alloc := ended(t, runExample(t, "logs"))
+	alloc := complete(t, runExample(t, "logs"))
 	text := waitLog(t, alloc, "talker", "stdout", "line 60000 of")
 	if len(text) > 2<<20 || len(text) < 1<<20 {
 		t.Errorf("%d bytes of log are kept, want between one and two megabytes", len(text))
@@ -84,7 +84,7 @@ func testDispatch(t *testing.T) {
 	}
 	one := here.Job(child.DispatchedJobID)
 	t.Cleanup(func() { stop(t, one) })
-	if text := waitLog(t, ended(t, one), "reader", "stdout", "payload"); text != "for you:\nthe payload\n" {
+	if text := waitLog(t, complete(t, one), "reader", "stdout", "payload"); text != "for you:\nthe payload\n" {
 		t.Errorf("stdout is %q", text)
 	}
 }
@@ -98,7 +98,7 @@ func testMemoryMax(t *testing.T) {
 	if _, _, err := here.Cluster.Nomad.Operator().SchedulerSetConfiguration(config.SchedulerConfig, nil); err != nil {
 		t.Fatal(err)
 	}
-	alloc := ended(t, runExample(t, "memory-max"))
+	alloc := complete(t, runExample(t, "memory-max"))
 	waitLog(t, alloc, "bursty", "stdout", "enough")
 }
 
@@ -128,7 +128,7 @@ func testShutdownDelay(t *testing.T) {
 }
 
 func testNames(t *testing.T) {
-	alloc := ended(t, runExample(t, "names"))
+	alloc := complete(t, runExample(t, "names"))
 	text := waitLog(t, alloc, "names", "stdout", "nameserver")
 	if !strings.HasPrefix(text, "nameless\n") {
 		t.Errorf("the hostname is not nameless:\n%s", text)

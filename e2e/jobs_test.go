@@ -50,10 +50,9 @@ func TestJobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("each", func(t *testing.T) { eachJob(t, names) })
-	for _, file := range []string{"/web_1.0.zfs.zst", "/FBSD120-nginx_1.0.zfs.zst"} {
-		if n := registry.downloads(file); n != 1 {
-			t.Errorf("%s was downloaded %d times", file, n)
-		}
+	// Both images hold the same bytes.
+	if n := registry.downloads("/web_1.0.zfs.zst") + registry.downloads("/FBSD120-nginx_1.0.zfs.zst"); n != 1 {
+		t.Errorf("the image was downloaded %d times", n)
 	}
 }
 
@@ -253,17 +252,17 @@ func testPortMap(t *testing.T) {
 
 func testCopyMount(t *testing.T) {
 	alloc := running(t, runExample(t, "copy-mount"))
-	for command, want := range map[string]string{
-		"cat /usr/local/www/index.html":                                       "<h1>copied</h1>",
-		"cat /data/seed":                                                      "mounted",
-		"echo written > /data/new && cat /local/data/new":                     "written",
-		"echo written > /shared/new && cat /alloc/data/new":                   "written",
-		"cat /media/song":                                                     "la la la",
-		"echo x 2>/dev/null > /media/new || echo read-only":                   "read-only",
-		"echo changed > /usr/local/www/index.html; cat /local/www/index.html": "<h1>copied</h1>",
+	for _, test := range []struct{ command, want string }{
+		{"cat /usr/local/www/index.html", "<h1>copied</h1>"},
+		{"echo changed > /usr/local/www/index.html; cat /local/www/index.html", "<h1>copied</h1>"},
+		{"cat /data/seed", "mounted"},
+		{"echo written > /data/new && cat /local/data/new", "written"},
+		{"echo written > /shared/new && cat /alloc/data/new", "written"},
+		{"cat /media/song", "la la la"},
+		{"echo x 2>/dev/null > /media/new || echo read-only", "read-only"},
 	} {
-		if got := shell(t, alloc, "server", command); got != want {
-			t.Errorf("%s gives %q, want %q", command, got, want)
+		if got := shell(t, alloc, "server", test.command); got != test.want {
+			t.Errorf("%s gives %q, want %q", test.command, got, test.want)
 		}
 	}
 }
@@ -343,9 +342,9 @@ func testExec(t *testing.T) {
 	var screen bytes.Buffer
 	sizes := make(chan nomad.TerminalSize, 1)
 	sizes <- nomad.TerminalSize{Height: 33, Width: 77}
-	code, err = here.Cluster.Nomad.Allocations().Exec(timely(t), alloc, "idle", true, []string{"/bin/sh", "-c", "sleep 0.5; stty size; tty"},
+	code, err = here.Cluster.Nomad.Allocations().Exec(timely(t), alloc, "idle", true, []string{"/bin/sh", "-c", "sleep 0.5; stty size; test -t 0 && echo terminal"},
 		strings.NewReader(""), &screen, &screen, sizes, nil)
-	if err != nil || code != 0 || !strings.Contains(screen.String(), "33 77") || !strings.Contains(screen.String(), "/dev/pts/") {
+	if err != nil || code != 0 || !strings.Contains(screen.String(), "33 77") || !strings.Contains(screen.String(), "terminal") {
 		t.Errorf("exec with a terminal: %q, %d, %v", screen.String(), code, err)
 	}
 	_, _, code, err = here.Exec(timely(t), alloc, "idle", "", "/bin/no-such-command")

@@ -24,23 +24,23 @@ var faults = map[string]func(file string, good []byte, w http.ResponseWriter){
 	"other-os":     manifest(field("os", "plan9")),
 	"other-arch":   manifest(field("arch", "vax")),
 	"other-digest": manifest(field("digest", "sha256:"+strings.Repeat("ab", 32))),
-	"cut-short":    stream(func(good []byte) []byte { return good[:len(good)/2] }),
-	"not-found":    func(_ string, _ []byte, w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) },
-	"broken":       func(_ string, _ []byte, w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) },
-	"silent":       func(_ string, _ []byte, w http.ResponseWriter) { panic(http.ErrAbortHandler) },
+	// Of another digest, or the image that is here already would do.
+	"cut-short": func(file string, good []byte, w http.ResponseWriter) {
+		if strings.HasSuffix(file, ".json") {
+			w.Write(field("digest", "sha256:"+strings.Repeat("cd", 32))(good))
+			return
+		}
+		w.Write(good[:len(good)/2])
+	},
+	"not-found": func(_ string, _ []byte, w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) },
+	"broken":    func(_ string, _ []byte, w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) },
+	"silent":    func(_ string, _ []byte, w http.ResponseWriter) { panic(http.ErrAbortHandler) },
 }
 
+// manifest changes the manifest and leaves the stream alone.
 func manifest(change func([]byte) []byte) func(string, []byte, http.ResponseWriter) {
-	return only(".json", change)
-}
-
-func stream(change func([]byte) []byte) func(string, []byte, http.ResponseWriter) {
-	return only(".zst", change)
-}
-
-func only(suffix string, change func([]byte) []byte) func(string, []byte, http.ResponseWriter) {
 	return func(file string, good []byte, w http.ResponseWriter) {
-		if strings.HasSuffix(file, suffix) {
+		if strings.HasSuffix(file, ".json") {
 			good = change(good)
 		}
 		w.Write(good)

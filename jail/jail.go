@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 )
 
 // Version is that of spec.json and status.json. A higher one is refused; lower ones are read for ever (testdata/).
@@ -105,6 +106,10 @@ func Kill(dir string) error {
 		return fmt.Errorf("jail %q: not a task's name", name)
 	}
 	noteKill(dir)
+	// The first process goes first, or it may see its children die and end by itself.
+	if status, err := ReadStatus(dir); err == nil && status.Ended.IsZero() {
+		_ = signalProcess(status.PID, status.Birth, syscall.SIGKILL)
+	}
 	if err := kill(name); err != nil {
 		return fmt.Errorf("kill jail %s: %w", name, err)
 	}

@@ -64,30 +64,35 @@ func makeNetNS(path string) error {
 		return err
 	}
 	f.Close()
-	if err := onOwnThread(func() error { return unshareNetNS(path) }); err != nil {
+	done := make(chan error)
+	go func() { done <- keepNewNetNS(path) }()
+	if err := <-done; err != nil {
 		return errors.Join(fmt.Errorf("network namespace %s: %w", path, err), dropNetNS(path))
 	}
 	return nil
 }
 
-func unshareNetNS(path string) error {
+// keepNewNetNS runs in a goroutine of its own, whose thread ends with it should it not find back to its network namespace.
+func keepNewNetNS(path string) error {
+	runtime.LockOSThread()
+	own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+	before, err := unix.Open(own, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(before)
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
-	if err := loopbackUp(); err != nil {
-		return err
+	err = loopbackUp()
+	if err == nil {
+		err = unix.Mount(own, path, "", unix.MS_BIND, "")
 	}
-	return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
-}
-
-// onOwnThread runs f on a thread that ends with it, and with the thread whatever f changed about it.
-func onOwnThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
+	if back := unix.Setns(before, unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back)
+	}
+	runtime.UnlockOSThread()
+	return err
 }
 
 func loopbackUp() error {

@@ -17,7 +17,8 @@ import (
 const (
 	SpecFile   = "spec.json"
 	StatusFile = "status.json"
-	// AliveFile is a FIFO whose write end the shim holds: end of file means that the shim is gone.
+	// AliveFile is a FIFO whose read end the shim holds, and which nobody writes to: when a write end cannot be opened or hangs up, the
+	// shim is gone. (The other way round would not do: FreeBSD tells a reader that comes late to wait for a writer.)
 	AliveFile = "alive"
 	// SpareFile is room on the disk that the shim takes at the start, so that it can write the end when the disk is full.
 	SpareFile = "status.next"
@@ -93,14 +94,12 @@ func readState(path string, into any, version *int) error {
 
 // Alive tells whether the shim of the state folder dir runs, in which case the task's first process does too or is just ending.
 func Alive(dir string) bool {
-	fd, err := unix.Open(filepath.Join(dir, AliveFile), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(filepath.Join(dir, AliveFile), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return false
+		return false // ENXIO: no reader
 	}
-	defer unix.Close(fd)
-	var b [1]byte
-	_, err = unix.Read(fd, b[:])
-	return err == unix.EAGAIN
+	unix.Close(fd)
+	return true
 }
 
 // Signal sends sig to the first process of the task whose state folder is dir. SIGKILL is noted in the folder, as Kill's is.

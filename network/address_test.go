@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -18,9 +19,10 @@ func newTestNetwork(t testing.TB, change func(*Config)) *Network {
 		Bridge:   "njail0",
 		Subnet:   netip.MustParsePrefix("10.209.0.0/16"),
 		Subnet6:  netip.MustParsePrefix("fd12:3456:789a::/64"),
-		StateDir: t.TempDir(),
+		StateDir: shortTempDir(t),
 		Anchor:   "nomad-driver-jail",
 	}
+	c.Forwarder = testForwarder()
 	if change != nil {
 		change(&c)
 	}
@@ -29,6 +31,17 @@ func newTestNetwork(t testing.TB, change func(*Config)) *Network {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// shortTempDir: a socket's path may have 104 bytes.
+func shortTempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "nj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func wantError(t *testing.T, err error, want string) {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"unsafe"
 
 	"golang.org/x/net/route"
@@ -43,7 +42,7 @@ func (n *Network) prepareHost(ctx context.Context) error {
 	if err := n.prepareBridge(c); err != nil {
 		return err
 	}
-	return n.prepareRules(ctx, uplinks(uses, n.Bridge))
+	return n.prepareRules(ctx, n.uplinks(uses))
 }
 
 func (n *Network) checkHost(ctx context.Context) error {
@@ -200,21 +199,6 @@ func destination(m *route.RouteMessage) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// uplinks are the interfaces by which jails can reach other hosts: all with an
-// address that others can have a route to.
-func uplinks(uses []inUse, bridge string) []string {
-	var names []string
-	for _, u := range uses {
-		a := u.Prefix.Addr()
-		if u.Route || u.Interface == bridge || a.IsLoopback() || a.IsLinkLocalUnicast() {
-			continue
-		}
-		names = append(names, u.Interface)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
 func (n *Network) prepareBridge(c *ifconfig) error {
 	there, err := c.exists(n.Bridge)
 	if err != nil {
@@ -312,4 +296,27 @@ func outgoingMTU() int {
 		}
 	}
 	return defaultMTU
+}
+
+// udpReuseIsExact: with SO_REUSEADDR, FreeBSD lets sockets of either protocol
+// have one port unless their addresses are the same.
+const udpReuseIsExact = true
+
+// probes are the addresses to bind to find that a port is in use: all, and
+// each by itself.
+func probes(p PortMap) []netip.Addr {
+	ips := []netip.Addr{netip.IPv6Unspecified(), netip.IPv4Unspecified()}
+	if ip := p.hostIP(); ip.IsValid() {
+		return append(ips, ip)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return ips
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			ips = append(ips, p.Addr())
+		}
+	}
+	return ips
 }

@@ -267,3 +267,16 @@ func (n *Network) setSysctl(name, value string) error {
 	n.log.Info("setting sysctl", "name", strings.ReplaceAll(name, "/", "."), "value", value)
 	return os.WriteFile(path, []byte(value), 0)
 }
+
+// udpReuseIsExact: with SO_REUSEADDR, Linux lets two UDP sockets have one
+// address and port.
+const udpReuseIsExact = false
+
+// probes are the addresses to bind to find that a port is in use. A port that
+// is bound for one address cannot be bound for all, nor the other way round.
+func probes(p PortMap) []netip.Addr {
+	if ip := p.hostIP(); ip.IsValid() {
+		return []netip.Addr{ip}
+	}
+	return []netip.Addr{netip.IPv6Unspecified(), netip.IPv4Unspecified()}
+}

@@ -1,9 +1,9 @@
 package network
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -34,40 +36,59 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// The test's networks: this host has an uplink to a client.
+func testForwarder() []string { return nil }
+
+// hostSeenAs is whom a task sees when the host connects to its own address.
+func hostSeenAs(_ netip.Addr, own string) string { return own }
+
+// What Attach says of a cell that is not there or has our interface's name.
 const (
-	hostIP    = "192.0.2.1"
-	hostIP6   = "2001:db8::1"
-	hostIPb   = "192.0.2.11" // a second address of the host
-	clientIP  = "192.0.2.2"
-	clientIP6 = "2001:db8::2"
+	noCell         = "/nowhere"
+	noCellError    = "interface nj000000000002a: network namespace /nowhere: no such file or directory"
+	nameTakenError = "interface nj000000000002a: file exists"
 )
 
 // newHost gives the test's own namespace an uplink and returns the client's.
-func newHost(t testing.TB) (client string) {
+func newHost(t testing.TB) (client *cell) {
 	t.Helper()
 	client = newCell(t)
 	ip(t, "link set lo up")
-	ip(t, "link add up0 type veth peer name up0 netns "+client)
+	ip(t, "link add up0 type veth peer name up0 netns "+client.id)
 	ip(t, "link set up0 up")
 	t.Cleanup(func() { ip(t, "link del up0") })
 	for _, a := range []string{hostIP + "/24", hostIPb + "/24", hostIP6 + "/64 nodad"} {
 		ip(t, "addr add "+a+" dev up0")
 	}
-	in(t, client, func() {
+	client.in(t, func() {
 		ip(t, "link set lo up")
 		ip(t, "link set up0 up")
 		ip(t, "addr add "+clientIP+"/24 dev up0")
 		ip(t, "addr add "+clientIP6+"/64 dev up0 nodad")
+		awaitUp(t, "up0")
 	})
+	awaitUp(t, "up0")
 	return client
 }
 
-// newCell makes a network namespace as the jail package does, and returns its path.
-func newCell(t testing.TB) string {
+func awaitUp(t testing.TB, dev string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "ns")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
+	for range 100 {
+		if strings.Contains(ip(t, "link show dev "+dev), "state UP") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s does not come up", dev)
+}
+
+// cell is a network namespace.
+type cell struct{ id string }
+
+// newCell makes a network namespace as the jail package does.
+func newCell(t testing.TB) *cell {
+	t.Helper()
+	c := &cell{filepath.Join(t.TempDir(), "ns")}
+	if err := os.WriteFile(c.id, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error)
@@ -77,27 +98,40 @@ func newCell(t testing.TB) string {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
 			}
-			return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+			return unix.Mount("/proc/thread-self/ns/net", c.id, "", unix.MS_BIND, "")
 		}()
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
-	return path
+	t.Cleanup(func() { c.remove(t) })
+	return c
 }
 
-// in runs f in the namespace; "" is the host.
-func in(t testing.TB, ns string, f func()) {
+// remove takes the namespace away and waits for its interfaces to go.
+func (c *cell) remove(t testing.TB) {
 	t.Helper()
-	if ns == "" {
+	unix.Unmount(c.id, unix.MNT_DETACH)
+	time.Sleep(50 * time.Millisecond)
+}
+
+// in runs f in the cell; the nil cell is the host.
+func (c *cell) in(t testing.TB, f func()) {
+	t.Helper()
+	if err := c.do(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cell) do(f func()) error {
+	if c == nil {
 		f()
-		return
+		return nil
 	}
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		h, err := netns.GetFromPath(ns)
+		h, err := netns.GetFromPath(c.id)
 		if err == nil {
 			defer h.Close()
 			err = netns.Set(h)
@@ -107,9 +141,32 @@ func in(t testing.TB, ns string, f func()) {
 		}
 		done <- err
 	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	return <-done
+}
+
+func (c *cell) serve(t testing.TB, proto, server string, port uint16) {
+	t.Helper()
+	c.in(t, func() {
+		s, err := serve(proto, server, port)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { s.Close() })
+	})
+}
+
+func (c *cell) dial(_ testing.TB, proto, to string) (conn talker, err error) {
+	if e := c.do(func() { conn, err = dialHere(proto, to) }); e != nil {
+		return nil, e
 	}
+	return conn, err
+}
+
+// takeName gives the cell an interface of the name that it should get.
+func (c *cell) takeName(t testing.TB) {
+	t.Helper()
+	c.in(t, func() { ip(t, "link add eth0 type bridge") })
 }
 
 func ip(t testing.TB, args string) string {
@@ -130,43 +187,35 @@ func nft(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-// portable tests and those of both hosts use the names below.
-
-func prepared(t testing.TB, change func(*Config)) *Network {
+func unprepare(t testing.TB, n *Network) {
 	t.Helper()
-	n := newTestNetwork(t, change)
-	if err := n.Prepare(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		names, err := n.List(context.Background())
-		if err != nil {
-			t.Error(err)
-		}
-		for _, name := range names {
-			if err := n.Detach(context.Background(), name); err != nil {
-				t.Error(err)
-			}
-		}
-		ip(t, "link del "+n.Bridge)
-		exec.Command("nft", "delete", "table", "inet", n.Anchor).Run()
-	})
-	return n
+	ip(t, "link del "+n.Bridge)
+	nft(t, "delete", "table", "inet", n.Anchor)
 }
 
-// listing is everything that attaching can change on the host.
-func listing(t testing.TB, n *Network) string {
+func hostListing(t testing.TB, _ *Network) string {
 	t.Helper()
 	var b strings.Builder
-	for _, args := range []string{"-j link", "-j addr", "-j route show table all", "-j -6 route show table all", "-j neigh show nud permanent"} {
+	for _, args := range []string{"-j link", "-j route show table all", "-j -6 route show table all"} {
 		b.WriteString(stable(t, ip(t, args)))
 	}
 	b.WriteString(nft(t, "list", "ruleset"))
-	filepath.Walk(n.StateDir, func(path string, _ os.FileInfo, _ error) error {
-		b.WriteString(path + "\n")
-		return nil
-	})
 	return b.String()
+}
+
+func wantNoStates(t testing.TB, a Attachment) {
+	t.Helper()
+	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range flows {
+			if touches(a.IPv4.AsSlice())(f) || touches(a.IPv6.AsSlice())(f) {
+				t.Errorf("connection left: %s", f)
+			}
+		}
+	}
 }
 
 // stable leaves out what changes by itself: the bridge's carrier, and the
@@ -186,7 +235,6 @@ func stable(t testing.TB, in string) string {
 		if a, ok := e["dst"].(string); ok && (strings.HasPrefix(a, "fe80") || strings.HasPrefix(a, "ff00") || a == "multicast") {
 			continue
 		}
-		delete(e, "addr_info") // `ip route` shows those that count
 		line, _ := json.Marshal(e)
 		b.Write(append(line, '\n'))
 	}

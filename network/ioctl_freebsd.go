@@ -1,5 +1,7 @@
 package network
 
+//lint:file-ignore U1000 the fields are those of the kernel's structures, used or not
+
 import (
 	"errors"
 	"fmt"

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -46,36 +47,89 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 	if err := netlink.LinkSetAlias(pair, n.describe(req.TaskID)); err != nil {
 		return fmt.Errorf("alias: %w", err)
 	}
+	if err := n.configureInside(cell, a, pair, bridge); err != nil {
+		return err
+	}
 	// With br_netfilter a packet to the task's own port of the host is
 	// redirected inside the bridge and must leave where it came from.
 	if err := netlink.LinkSetHairpin(pair, true); err != nil {
 		return fmt.Errorf("hairpin mode: %w", err)
 	}
-	return n.configureInside(cell, a)
+	return introduce(bridge, a)
 }
 
-func (n *Network) configureInside(cell netns.NsHandle, a Attachment) error {
+// introduce tells the host who has the addresses now. It may still be asking
+// after a former bearer, and would ask again only in a second.
+func introduce(bridge netlink.Link, a Attachment) error {
+	for _, ip := range []netip.Addr{a.IPv4, a.IPv6} {
+		if !ip.IsValid() {
+			continue
+		}
+		err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex:    bridge.Attrs().Index,
+			State:        netlink.NUD_REACHABLE,
+			IP:           ip.AsSlice(),
+			HardwareAddr: hardwareAddr(a.IPv4, 'b'),
+		})
+		if err != nil {
+			return fmt.Errorf("neighbour %s: %w", ip, err)
+		}
+	}
+	return nil
+}
+
+func (n *Network) configureInside(cell netns.NsHandle, a Attachment, outside ...netlink.Link) error {
 	in, err := netlink.NewHandleAt(cell, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	for _, name := range []string{"lo", insideName} {
-		link, err := in.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("%s in the jail: %w", name, err)
-		}
-		if err := in.LinkSetUp(link); err != nil {
-			return fmt.Errorf("%s in the jail: %w", name, err)
-		}
-		if name == insideName {
-			err = n.configureAddresses(in, link, a)
-		}
-		if err != nil {
-			return fmt.Errorf("%s in the jail: %w", name, err)
-		}
+	loopback, err := in.LinkByName("lo")
+	if err == nil {
+		err = in.LinkSetUp(loopback)
+	}
+	if err != nil {
+		return fmt.Errorf("lo in the jail: %w", err)
+	}
+	inner, err := in.LinkByName(insideName)
+	if err == nil {
+		err = in.LinkSetUp(inner)
+	}
+	if err == nil {
+		err = n.configureAddresses(in, inner, a)
+	}
+	if err == nil {
+		err = awaitOperational(in, inner, outside)
+	}
+	if err != nil {
+		return fmt.Errorf("%s in the jail: %w", insideName, err)
 	}
 	return nil
+}
+
+// awaitOperational: the kernel notices a carrier in the background, one
+// interface after the other, and until then they drop packets. A task's first
+// connection would be a second late. The state is seen a little before the
+// kernel is done; the next change of a link waits for that.
+func awaitOperational(in *netlink.Handle, inner netlink.Link, outside []netlink.Link) error {
+	const limit, pause = 2 * time.Second, 200 * time.Microsecond
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(pause) {
+		up, err := operational(in.LinkByIndex, inner)
+		for _, link := range outside {
+			if up && err == nil {
+				up, err = operational(netlink.LinkByIndex, link)
+			}
+		}
+		if up || err != nil {
+			return err
+		}
+	}
+	return errors.New("the pair does not come up")
+}
+
+func operational(byIndex func(int) (netlink.Link, error), link netlink.Link) (bool, error) {
+	now, err := byIndex(link.Attrs().Index)
+	return err == nil && now.Attrs().OperState == netlink.OperUp, err
 }
 
 func (n *Network) configureAddresses(in *netlink.Handle, link netlink.Link, a Attachment) error {

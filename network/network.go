@@ -31,6 +31,10 @@ type Config struct {
 	Subnet6 netip.Prefix
 	// StateDir is where reservations are kept; made when missing.
 	StateDir string
+	// Forwarder is the command line of a program that calls forward.Run with
+	// the folder that is added to it. FreeBSD needs it, for what the host
+	// says to its own ports; Linux does not.
+	Forwarder []string
 	// Anchor names the pf anchor or the nftables table, and marks the
 	// interfaces that are this driver's.
 	Anchor string

@@ -2,12 +2,10 @@ package network
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 )
-
-// pfHostAnchor has what all tasks share. It comes before every task's anchor,
-// because pf goes through anchors in the order of their names.
-const pfHostAnchor = "host"
 
 // pfPublished tags packets that come by a published port, until they are out.
 const pfPublished = "nomad-jail-published"
@@ -15,33 +13,73 @@ const pfPublished = "nomad-jail-published"
 // pfGroup is an interface group: the bridge and the host's end of every pair.
 const pfGroup = "nomad-jail"
 
-// pfAnchor is where a task's rules are.
-func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }
+// pfTable has the jails' addresses: the subnets without the host's own.
+const pfTable = "jails"
+
+// uplink is an interface by which jails can reach other hosts.
+type uplink struct {
+	Name string
+	IPv4 bool
+	IPv6 netip.Addr // zero: none
+}
+
+// uplinks are all interfaces with an address that other hosts can answer.
+func (n *Network) uplinks(uses []inUse) []uplink {
+	var ups []uplink
+	for _, u := range uses {
+		a := u.Prefix.Addr()
+		if u.Route || u.Interface == n.Bridge || a.IsLoopback() || a.IsLinkLocalUnicast() {
+			continue
+		}
+		i := slices.IndexFunc(ups, func(up uplink) bool { return up.Name == u.Interface })
+		if i < 0 {
+			i = len(ups)
+			ups = append(ups, uplink{Name: u.Interface})
+		}
+		if a.Is4() {
+			ups[i].IPv4 = true
+		} else if !ups[i].IPv6.IsValid() {
+			ups[i].IPv6 = a
+		}
+	}
+	return ups
+}
 
 // pfHostRules leads the jails out by the uplinks, each with its own address,
 // and lets other hosts reach nothing of a jail but its published ports.
-func (n *Network) pfHostRules(uplinks []string) string {
-	var nat, filter strings.Builder
+func (n *Network) pfHostRules(uplinks []uplink) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table <%s> const {", pfTable)
 	for _, f := range n.pfFamilies() {
-		for _, uplink := range uplinks {
-			fmt.Fprintf(&nat, "nat on %s %s from %s to ! %s -> (%s:0)\n", uplink, f.af, f.subnet, f.subnet, uplink)
+		fmt.Fprintf(&b, " %s, ! %s", f.subnet, f.gateway)
+	}
+	b.WriteString(" }\n")
+	for _, up := range uplinks {
+		if up.IPv4 {
+			fmt.Fprintf(&b, "nat on %s inet from %s to ! %s -> (%s:0)\n", up.Name, n.Subnet, n.Subnet, up.Name)
 		}
-		// A jail that reaches a jail by a port of the host must get its
-		// answers the same way.
-		fmt.Fprintf(&nat, "nat on %s %s from %s to %s tagged %s -> %s\n", n.Bridge, f.af, f.subnet, f.subnet, pfPublished, f.gateway)
+		// By its name, pf would take an interface's link-local address.
+		if up.IPv6.IsValid() && n.Subnet6.IsValid() {
+			fmt.Fprintf(&b, "nat on %s inet6 from %s to ! %s -> %s\n", up.Name, n.Subnet6, n.Subnet6, up.IPv6)
+		}
+	}
+	// A jail that reaches a jail by a port of the host must get its answers
+	// the same way.
+	for _, f := range n.pfFamilies() {
+		fmt.Fprintf(&b, "nat on %s %s from %s to %s tagged %s -> %s\n", n.Bridge, f.af, f.subnet, f.subnet, pfPublished, f.gateway)
 	}
 	// A jail speaks for itself only.
-	fmt.Fprintf(&filter, "block drop in quick on %s inet from ! %s to any\n", n.Bridge, n.Subnet)
-	fmt.Fprintf(&filter, "pass in quick on %s inet6 proto icmp6 from { fe80::/10, :: } to any\n", n.Bridge)
+	fmt.Fprintf(&b, "block drop in quick on %s inet from ! %s to any\n", n.Bridge, n.Subnet)
+	fmt.Fprintf(&b, "pass in quick on %s inet6 proto icmp6 from { fe80::/10, :: } to any\n", n.Bridge)
 	if n.Subnet6.IsValid() {
-		fmt.Fprintf(&filter, "block drop in quick on %s inet6 from ! %s to any\n", n.Bridge, n.Subnet6)
+		fmt.Fprintf(&b, "block drop in quick on %s inet6 from ! %s to any\n", n.Bridge, n.Subnet6)
 	} else {
-		fmt.Fprintf(&filter, "block drop in quick on %s inet6 all\n", n.Bridge)
+		fmt.Fprintf(&b, "block drop in quick on %s inet6 all\n", n.Bridge)
 	}
 	for _, f := range n.pfFamilies() {
-		fmt.Fprintf(&filter, "block drop in quick on ! %s %s from any to %s ! tagged %s\n", pfGroup, f.af, f.subnet, pfPublished)
+		fmt.Fprintf(&b, "block drop in quick on ! %s %s from any to <%s> ! tagged %s\n", pfGroup, f.af, pfTable, pfPublished)
 	}
-	return nat.String() + filter.String()
+	return b.String()
 }
 
 type pfFamily struct{ af, subnet, gateway string }
@@ -56,6 +94,8 @@ func (n *Network) pfFamilies() []pfFamily {
 
 // pfTaskRules lets a task's traffic through and redirects its ports. Every
 // state that they make has the task's name as label, by which it is ended.
+// What the host says to itself goes by lo0, where a redirection leads nowhere:
+// that is package forward's.
 func (n *Network) pfTaskRules(name string, a Attachment, rs []redirect) string {
 	var rdr, filter strings.Builder
 	for _, r := range rs {
@@ -67,7 +107,7 @@ func (n *Network) pfTaskRules(name string, a Attachment, rs []redirect) string {
 		if task.Is6() {
 			af = "inet6"
 		}
-		fmt.Fprintf(&rdr, "rdr %s proto %s from any to %s port %d tag %s -> %s port %d\n", af, r.Proto, host, r.HostPort, pfPublished, task, r.Task.Port())
+		fmt.Fprintf(&rdr, "rdr on ! lo0 %s proto %s from any to %s port %d tag %s -> %s port %d\n", af, r.Proto, host, r.HostPort, pfPublished, task, r.Task.Port())
 		fmt.Fprintf(&filter, "pass in quick %s proto %s from any to %s port %d tagged %s label %q\n", af, r.Proto, task, r.Task.Port(), pfPublished, name)
 	}
 	addresses := []struct{ af, ip string }{{"inet", a.IPv4.String()}}

@@ -5,8 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
 // pfctl is a program because the structures of pf(4) differ from release to
@@ -43,20 +48,51 @@ func (n *Network) checkRules(ctx context.Context) error {
 	return n.pfAnchorError(loaded)
 }
 
-func (n *Network) prepareRules(ctx context.Context, uplinks []string) error {
-	_, err := pfctl(ctx, n.pfHostRules(uplinks), "-a", n.pfAnchor(pfHostAnchor), "-f", "-")
-	return err
+// prepareRules also starts the forwarding process again, should it be needed
+// and have died.
+func (n *Network) prepareRules(ctx context.Context, uplinks []uplink) error {
+	if len(n.Forwarder) == 0 {
+		return errors.New("network: no command line for the forwarding process")
+	}
+	if _, err := pfctl(ctx, n.pfHostRules(uplinks), "-a", n.pfAnchor(pfHostAnchor), "-f", "-"); err != nil {
+		return err
+	}
+	return forward.Sync(n.forwardDir(), "", n.Forwarder)
 }
 
 func (n *Network) addRules(ctx context.Context, name string, a Attachment, rs []redirect) error {
-	_, err := pfctl(ctx, n.pfTaskRules(name, a, rs), "-a", n.pfAnchor(name), "-f", "-")
-	return err
+	if _, err := pfctl(ctx, n.pfTaskRules(name, a, rs), "-a", n.pfAnchor(name), "-f", "-"); err != nil {
+		return err
+	}
+	if len(rs) == 0 {
+		return nil
+	}
+	if err := forward.Put(n.forwardDir(), name, forwardRules(rs)); err != nil {
+		return err
+	}
+	return forward.Sync(n.forwardDir(), name, n.Forwarder)
 }
 
 // removeRules loads none: an anchor without rules is no more.
 func (n *Network) removeRules(ctx context.Context, name string) error {
-	_, err := pfctl(ctx, "", "-a", n.pfAnchor(name), "-f", "-")
-	return err
+	if _, err := pfctl(ctx, "", "-a", n.pfAnchor(name), "-f", "-"); err != nil {
+		return err
+	}
+	had, err := forward.Remove(n.forwardDir(), name)
+	if err != nil || !had {
+		return err
+	}
+	return forward.Sync(n.forwardDir(), name, n.Forwarder)
+}
+
+func (n *Network) forwardDir() string { return filepath.Join(n.StateDir, "forward") }
+
+func forwardRules(rs []redirect) []forward.Rule {
+	var rules []forward.Rule
+	for _, r := range rs {
+		rules = append(rules, forward.Rule{Proto: r.Proto, Host: netip.AddrPortFrom(r.Host, r.HostPort), Task: r.Task})
+	}
+	return rules
 }
 
 // endConnections by label, which the task's rules gave, and by address.
@@ -88,5 +124,16 @@ func (n *Network) hostNames(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(names, n.pfTasks(anchors)...), nil
+	forwarded, err := forward.Tasks(n.forwardDir())
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(names, n.pfTasks(anchors), forwarded), nil
 }
+
+// pfHostAnchor has what all tasks share. It comes before every task's anchor,
+// because pf goes through anchors in the order of their names.
+const pfHostAnchor = "host"
+
+// pfAnchor is where a task's rules are.
+func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }

@@ -92,15 +92,16 @@ func (n *Network) unused(p PortMap) error {
 
 // tryBind binds without listening, so that nobody connects to it.
 func tryBind(p PortMap) error {
-	if ip := p.hostIP(); ip.IsValid() {
-		return bindOnce(p.Proto, netip.AddrPortFrom(ip, p.HostPort))
+	for _, ip := range probes(p) {
+		err := bindOnce(p.Proto, netip.AddrPortFrom(ip, p.HostPort))
+		if ip.IsUnspecified() && err != nil && !errors.Is(err, unix.EADDRINUSE) {
+			continue // the host lacks a family
+		}
+		if err != nil {
+			return err
+		}
 	}
-	err := bindOnce(p.Proto, netip.AddrPortFrom(netip.IPv6Unspecified(), p.HostPort))
-	if errors.Is(err, unix.EADDRINUSE) {
-		return err
-	}
-	// Also where the host has no IPv6.
-	return bindOnce(p.Proto, netip.AddrPortFrom(netip.IPv4Unspecified(), p.HostPort))
+	return nil
 }
 
 func bindOnce(proto string, at netip.AddrPort) error {
@@ -118,7 +119,7 @@ func bindOnce(proto string, at netip.AddrPort) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if kind == unix.SOCK_STREAM {
+	if kind == unix.SOCK_STREAM || udpReuseIsExact {
 		// Connections that linger from an earlier listener are no listener.
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			return err

@@ -111,7 +111,7 @@ func Hosts(hostname string, a Attachment, extra []string) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
 	if !validHostname(hostname) {
-		return nil, fmt.Errorf("hostname %q: want letters, digits, -, _ and .", hostname)
+		return nil, fmt.Errorf("hostname %q: only letters, digits, dots, - and _ are possible", hostname)
 	}
 	own := []netip.Addr{a.IPv4, a.IPv6}
 	if !a.IPv4.IsValid() {

@@ -134,7 +134,8 @@ func (t tree) plan(name string, l Limits) ([]step, Subject, error) {
 	if err != nil {
 		return nil, Subject{}, err
 	}
-	wanted := slices.Clone(measured)
+	// Nomad and its users look for a task's processes in the freezer's hierarchy; v2 has it in every cgroup.
+	wanted := append(slices.Clone(measured), "freezer")
 	if len(l.Cores) > 0 {
 		wanted = append(wanted, "cpuset")
 	}

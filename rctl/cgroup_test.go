@@ -16,6 +16,7 @@ var (
 		{dir: "/cg/memory", controllers: []string{"memory"}},
 		{dir: "/cg/pids", controllers: []string{"pids"}},
 		{dir: "/cg/unified", v2: true, controllers: []string{"hugetlb"}},
+		{dir: "/cg/freezer", controllers: []string{"freezer"}},
 	}
 	v1Together = tree{
 		{dir: "/cg/cpu,cpuacct", controllers: []string{"cpu", "cpuacct"}},
@@ -59,10 +60,12 @@ func TestPlan(t *testing.T) {
 				"mkdir /cg/pids/nomad-driver-jail",
 				"mkdir /cg/pids/nomad-driver-jail/nj1",
 				"/cg/pids/nomad-driver-jail/nj1/pids.max = 100",
+				"mkdir /cg/freezer/nomad-driver-jail",
+				"mkdir /cg/freezer/nomad-driver-jail/nj1",
 			},
 			cgroups: []string{
 				"/cg/cpu/nomad-driver-jail/nj1", "/cg/cpuacct/nomad-driver-jail/nj1", "/cg/cpuset/nomad-driver-jail/nj1",
-				"/cg/memory/nomad-driver-jail/nj1", "/cg/pids/nomad-driver-jail/nj1",
+				"/cg/memory/nomad-driver-jail/nj1", "/cg/pids/nomad-driver-jail/nj1", "/cg/freezer/nomad-driver-jail/nj1",
 			},
 			oom: "/cg/memory/nomad-driver-jail/nj1/memory.oom_control",
 		},

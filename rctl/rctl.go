@@ -42,7 +42,7 @@ type Subject struct {
 type Usage struct {
 	RSS   uint64 // bytes; Linux: anonymous memory, so that RSS + Cache is what the ceiling counts
 	Cache uint64 // bytes of page cache, tmpfs and shared memory; Linux only
-	Swap  uint64 // bytes; FreeBSD: swap reserved, which the kernel does for all anonymous memory
+	Swap  uint64 // bytes; Linux only: racct's swapuse is what is reserved, whether memory or swap holds it
 	Peak  uint64 // bytes; Linux only
 
 	CPU       time.Duration // in whole seconds on FreeBSD: see CPUPercent

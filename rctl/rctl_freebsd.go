@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -68,28 +67,19 @@ func read(name string) (Usage, error) {
 var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
 
 func list() ([]string, error) {
-	size, err := unix.SysctlUint32("kern.racct.rctl.maxbufsize")
-	if err != nil {
-		// No racct, no rules.
-		return nil, nil
-	}
-	buf := make([]byte, size)
-	var names []string
-	// One resource at a time: the kernel gives no longer answer than this, and so it holds four times as many jails.
-	for _, resource := range limitedResources {
-		switch err := rctl(unix.SYS_RCTL_GET_RULES, "jail::"+resource, buf); err {
+	for size := 64 << 10; ; size *= 4 {
+		buf := make([]byte, size)
+		switch err := rctl(unix.SYS_RCTL_GET_RULES, "jail:", buf); err {
 		case nil:
-			names = append(names, ruleNames(unix.ByteSliceToString(buf))...)
+			return ruleNames(unix.ByteSliceToString(buf)), nil
 		case unix.ENOSYS:
+			// No racct, no rules.
 			return nil, nil
 		case unix.ERANGE:
-			return nil, fmt.Errorf("this host has more rctl rules than the kernel lists; set sysctl kern.racct.rctl.maxbufsize=%d", 4*size)
 		default:
 			return nil, fmt.Errorf("rctl rules: %w", err)
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
 }
 
 // reason replaces the kernel's word for racct switched off.

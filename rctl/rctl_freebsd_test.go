@@ -90,13 +90,12 @@ func TestQuotaThrottles(t *testing.T) {
 	name, inside := limited(t, Limits{CPUQuota: cores})
 	start(t, "spin", Subject{}, inside)
 	// The kernel needs some seconds to know how much a process uses.
-	until(t, "CPU time", func() bool { return sample(t, name).CPU > 0 })
-	time.Sleep(5 * time.Second)
+	time.Sleep(8 * time.Second)
 	before, began := sample(t, name), time.Now()
 	time.Sleep(15 * time.Second)
 	after := sample(t, name)
 	allowed := time.Duration(cores*float64(time.Since(began))) + 2*time.Second
-	if used := after.CPU - before.CPU; used > allowed {
+	if used := after.CPU - before.CPU; after.CPU == 0 || used > allowed {
 		t.Errorf("used %v of CPU, allowed %v", used, allowed)
 	}
 }
@@ -128,7 +127,7 @@ func TestUsage(t *testing.T) {
 	start(t, "hold", Subject{}, inside)
 	until(t, "a process with memory", func() bool {
 		u := sample(t, name)
-		return u.Procs > 0 && u.RSS >= held && u.Swap >= held
+		return u.Procs > 0 && u.RSS >= held
 	})
 	start(t, "spin", Subject{}, inside)
 	until(t, "CPU time", func() bool {

@@ -3,6 +3,7 @@ package rctl
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,9 +26,6 @@ func rules(name string, l Limits) []string {
 	return r
 }
 
-// limitedResources are those that rules has rules for.
-var limitedResources = []string{"memoryuse", "pcpu", "maxproc", "nthr"}
-
 // percent of one core, as pcpu counts; a quota below one percent is one, not none.
 func percent(cores float64) uint64 {
 	if cores == 0 {
@@ -49,8 +47,6 @@ func parseUsage(text string) (Usage, error) {
 		switch resource {
 		case "memoryuse":
 			u.RSS = n
-		case "swapuse":
-			u.Swap = n
 		case "cputime":
 			u.CPU = time.Duration(n) * time.Second
 		case "pcpu":
@@ -65,7 +61,7 @@ func parseUsage(text string) (Usage, error) {
 // label is what every name of ours begins with. rctl(8) has one list of rules for the whole host, others' included.
 const label = "nj"
 
-// ruleNames are the names of ours in what rctl_get_rules(2) writes: rules separated by commas.
+// ruleNames are the names of ours in what rctl_get_rules(2) writes: rules separated by commas, sorted, each name once.
 func ruleNames(text string) []string {
 	var names []string
 	for rule := range strings.SplitSeq(text, ",") {
@@ -74,7 +70,8 @@ func ruleNames(text string) []string {
 			names = append(names, fields[1])
 		}
 	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // maskOf is a cpuset_t of the given size in bytes: an array of longs, least bit first.

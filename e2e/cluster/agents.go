@@ -17,6 +17,7 @@ var consulConfig = template.Must(template.New("consul").Funcs(functions).Parse(`
   "log_level": "INFO",
   "disable_update_check": true,
   "leave_on_terminate": false,
+  "limits": {"http_max_conns_per_client": 10000},
   "performance": {"raft_multiplier": 1},
   "ports": {
     "http": {{.Ports.ConsulHTTP}}, "server": {{.Ports.ConsulServer}}, "serf_lan": {{.Ports.ConsulSerf}},
@@ -50,6 +51,19 @@ advertise {
   http = "{{or .Config.Bind "127.0.0.1"}}"
   rpc  = "127.0.0.1"
   serf = "127.0.0.1"
+}
+
+telemetry {
+  publish_allocation_metrics = true # without it there is no nomad alloc status -stats
+}
+
+limits {
+  http_max_conns_per_client = 0
+}
+
+# Without it Nomad asks no driver what its tasks use.
+telemetry {
+  publish_allocation_metrics = true
 }
 
 consul {

@@ -129,15 +129,25 @@ func (c *Cluster) KillClient() error { return c.client.kill() }
 
 // KillPlugin ends the plugin's processes with SIGKILL. A client that runs starts it again by itself.
 func (c *Cluster) KillPlugin() error {
+	pids, err := c.PluginPIDs()
+	errs := []error{err}
+	for _, pid := range pids {
+		errs = append(errs, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	return errors.Join(errs...)
+}
+
+// PluginPIDs are the plugin's processes; for moments, when Nomad inspects the plugin too, there are two.
+func (c *Cluster) PluginPIDs() ([]int, error) {
 	all, err := audit.Processes()
-	var errs []error
+	var pids []int
 	for _, line := range all {
 		pid, command, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if n, err := strconv.Atoi(pid); err == nil && strings.HasPrefix(command, c.PluginDir()) {
-			errs = append(errs, syscall.Kill(n, syscall.SIGKILL))
+			pids = append(pids, n)
 		}
 	}
-	return errors.Join(err, errors.Join(errs...))
+	return pids, err
 }
 
 // ReplacePlugin puts another plugin in the place of the one that runs, and has Nomad start it, as an upgrade does.
@@ -182,6 +192,15 @@ func (c *Cluster) collect() error {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return nil // of jobs that still run
+}
+
+// KeepLogs copies the agents' logs to a folder.
+func (c *Cluster) KeepLogs(folder string) error {
+	logs, err := filepath.Glob(filepath.Join(c.Dir, "*.log"))
+	for _, log := range logs {
+		err = errors.Join(err, copyFile(log, filepath.Join(folder, filepath.Base(log))))
+	}
+	return err
 }
 
 // Log returns the last lines of an agent's log: "consul", "both", "server" or "client".

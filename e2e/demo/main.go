@@ -193,11 +193,10 @@ Try in another terminal:
   %[2]s alloc logs -job web
   %[2]s alloc exec -job web /bin/sh
   %[2]s alloc status -stats $(%[2]s job allocs -t '{{(index . 0).ID}}' web)
-  %[3]s ps --state-dir %[4]s
   %[2]s job stop web
 
 Ctrl-C here ends all of it.
-`, environment, s.Bin.Nomad, s.Bin.Plugin, s.StateDir())
+`, environment, s.Bin.Nomad)
 }
 
 var began = time.Now()

@@ -71,11 +71,12 @@ func outer(opt Options) int {
 }
 
 func run(opt Options) (code int, err error) {
-	tmp, err := os.MkdirTemp("", "nomad-driver-jail-")
+	tmp, err := os.MkdirTemp("", "njd-")
 	if err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	// A short name: Nomad has sockets far below it, whose paths have at most 108 bytes.
 	// Jails run as users who must reach what lies below.
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return 1, err

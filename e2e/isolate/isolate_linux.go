@@ -23,6 +23,9 @@ const (
 	beside  = "njbeside" // the machine's end of its link with the host beside it
 )
 
+// covered are folders where things of the whole machine are found by their names.
+var covered = []string{"/run/netns", "/run/nomad-driver-jail"}
+
 func executable() string { return "/proc/self/exe" }
 
 func command(opt Options, label string) (undo func() error, cmd *exec.Cmd, err error) {
@@ -30,13 +33,17 @@ func command(opt Options, label string) (undo func() error, cmd *exec.Cmd, err e
 	if err != nil {
 		return nil, nil, errors.Join(err, removeCgroups(made))
 	}
-	madeNetns := os.Mkdir("/run/netns", 0o755) == nil
-	undo = func() error {
-		err := errors.Join(removeCgroups(made), disconnect(opt.Network))
-		if madeNetns {
-			os.Remove("/run/netns") // which others may use by now
+	var covers []string
+	for _, dir := range covered {
+		if os.Mkdir(dir, 0o755) == nil {
+			covers = append(covers, dir)
 		}
-		return err
+	}
+	undo = func() error {
+		for _, dir := range covers {
+			os.Remove(dir) // fails if others use it by now
+		}
+		return errors.Join(removeCgroups(made), disconnect(opt.Network))
 	}
 	// The child dies with the thread that started it, so that thread has to stay.
 	runtime.LockOSThread()
@@ -90,8 +97,10 @@ func furnish(opt Options) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	if err := unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, "mode=755"); err != nil {
-		return fmt.Errorf("mount /run/netns: %w", err)
+	for _, dir := range covered {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+			return fmt.Errorf("mount %s: %w", dir, err)
+		}
 	}
 	if err := enterCgroups(os.Getenv(cgroupLabel)); err != nil {
 		return err

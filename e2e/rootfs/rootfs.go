@@ -28,7 +28,7 @@ var links = map[string]string{
 	"escape-absolute": "/etc",
 }
 
-// Make fills dir, which must exist, with httpd as the web server's binary.
+// Make fills dir, which must exist, with httpd as the web server's binary, or with none.
 func Make(dir, httpd string) error {
 	for _, folder := range []string{"bin", "etc", "root", "usr/local/bin", "usr/local/etc/nginx", "var/run", "dev", "proc"} {
 		if err := os.MkdirAll(filepath.Join(dir, folder), 0o755); err != nil {
@@ -53,6 +53,9 @@ func Make(dir, httpd string) error {
 		}
 	}
 	for _, name := range []string{"httpd", "nginx"} {
+		if httpd == "" {
+			break
+		}
 		if err := install(httpd, filepath.Join(dir, "usr/local/bin", name)); err != nil {
 			return fmt.Errorf("web server: %w", err)
 		}

@@ -113,20 +113,19 @@ func (s *Site) Vars() map[string]string {
 }
 
 func (s *Site) makeFolders(context.Context) error {
-	dir, err := os.MkdirTemp("", "site-")
-	if err != nil {
+	dir := filepath.Join(os.TempDir(), "site")
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
 	s.later(func() error { return os.RemoveAll(dir) })
 	s.Dir, s.Images, s.Media, s.Web = dir, dir+"/images", dir+"/media", dir+"/web"
-	// Tasks that are no root go through it.
-	err = os.Chmod(dir, 0o755)
+	var err error
 	for path, text := range map[string]string{
 		"media/song":         "la la la\n",
 		"web/nginx.conf":     "server {\n  listen 80;\n  root /mnt;\n}\n",
 		"web/www/index.html": "<h1>2019 called</h1>\n",
 		"images/hello.txt":   "hello world\n",
-		"agents/.keep":       "",
+		"a/.keep":            "",
 		"root/.keep":         "",
 	} {
 		path = filepath.Join(dir, path)
@@ -204,7 +203,6 @@ host_paths = [%q, %q]
 allow      = ["host_network", "raw_sockets"]
 consul {
   address = %q
-  ttl     = "10s"
 }
 %s
 `
@@ -212,7 +210,7 @@ consul {
 func (s *Site) startAgents(ctx context.Context) error {
 	var err error
 	s.Cluster, err = cluster.Start(ctx, cluster.Config{
-		Dir: filepath.Join(s.Dir, "agents"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Plugin,
+		Dir: filepath.Join(s.Dir, "a"), Nomad: s.Bin.Nomad, Consul: s.Bin.Consul, Plugin: s.Bin.Plugin,
 		ClientConfig: fmt.Sprintf("host_volume \"media\" {\n  path = %q\n  read_only = true\n}", s.Media),
 		Interface:    isolate.Interface(), Bind: s.Bind, Split: s.Split, LogLevel: s.LogLevel,
 		PluginConfig: func(consul string) string {
@@ -261,6 +259,8 @@ func (o *Options) Audit() (audit.State, error) {
 	state["cgroup"] = slices.DeleteFunc(state["cgroup"], func(c string) bool {
 		return strings.Contains(c, "/nomad") && !strings.Contains(c, "nomad-driver-jail")
 	})
+	// So does go-plugin with the socket of a plugin that was killed.
+	state["file"] = slices.DeleteFunc(state["file"], func(f string) bool { return strings.HasPrefix(filepath.Base(f), "plugin") })
 	return state, err
 }
 
@@ -292,6 +292,12 @@ func (s *Site) nothingHeld() error {
 			return errors.Join(err, fmt.Errorf("the driver left behind %+v", list))
 		}
 	}
+}
+
+// leaveHost takes away what the driver made for all tasks and keeps for the next ones.
+func (s *Site) leaveHost() error {
+	_, err := s.Command("gc", "--grace", "0s", "--all", "--state-dir", s.StateDir())
+	return err
 }
 
 // address is the one that packets for elsewhere would leave from.

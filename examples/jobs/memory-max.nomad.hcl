@@ -19,7 +19,7 @@ job "memory-max" {
       config {
         image   = "${var.registry}/web:1.0"
         command = "/bin/sh"
-        args    = ["-c", "x=xxxxxxxxxxxxxxxx; while [ $${#x} -lt 16777216 ]; do x=$x$x; done; echo enough"]
+        args    = ["-c", "x=xxxxxxxxxxxxxxxx; i=0; while [ $i -lt 20 ]; do x=$x$x; i=$((i+1)); done; echo enough"]
       }
 
       resources {

@@ -8,10 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
@@ -93,7 +91,7 @@ func (s *session) start(ctx context.Context, stdin, stdout, stderr *os.File) err
 	s.cmd = &exec.Cmd{
 		Path: s.shim, Args: []string{"jail-shim", "enter", s.entry.Spec.Name}, Env: []string{"GOMAXPROCS=1"}, Dir: "/",
 		Stdin: stdin, Stdout: stdout, Stderr: stderr, ExtraFiles: []*os.File{controlEnd, reportEnd},
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+		SysProcAttr: enterAttr(s.entry.Terminal),
 	}
 	err = s.cmd.Start()
 	reportEnd.Close()
@@ -233,7 +231,7 @@ func (p *pipes) close() {
 }
 
 func (s *session) runTerminal(ctx context.Context, opt ExecOptions) (int, error) {
-	master, slave, err := openTerminal()
+	master, slave, err := openTerminal(s.entry.Spec.Root)
 	if err != nil {
 		return 0, err
 	}
@@ -266,24 +264,6 @@ func orDiscard(w io.Writer) io.Writer {
 		return io.Discard
 	}
 	return w
-}
-
-// openTerminal returns a terminal whose master is read without a thread. The pty package leaves it blocking.
-func openTerminal() (master, slave *os.File, err error) {
-	blocking, slave, err := pty.Open()
-	if err != nil {
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
-	}
-	defer blocking.Close()
-	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		slave.Close()
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
-	}
-	return os.NewFile(uintptr(fd), blocking.Name()), slave, nil
 }
 
 func resize(master *os.File, sizes <-chan [2]uint16, ended <-chan struct{}) {

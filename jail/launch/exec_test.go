@@ -74,7 +74,7 @@ func TestExecRefusals(t *testing.T) {
 	for want, opt := range map[string]ExecOptions{
 		"command /bin/nosuch is not in the image":                {Args: []string{"/bin/nosuch"}},
 		"user nobody2 is not in the image's /etc/passwd":         {Args: []string{"sh"}, User: "nobody2"},
-		"interpreter or dynamic linker is not in the image":      {Args: []string{"/bin/badscript"}},
+		"interpreter or dynamic linker is not in the image":      {Args: []string{"/opt/badscript"}},
 		"working directory /secret is not accessible to user we": {Args: []string{"sh"}, User: "web", Dir: "/secret"},
 	} {
 		if _, err := k.exec(opt); err == nil || !strings.Contains(err.Error(), want) {

@@ -18,7 +18,7 @@ const listDescriptors = `cd /proc/self/fd; for f in *; do [ "$f" = 255 ] || [ ! 
 func testRoot(t testing.TB) string {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"bin", "dev", "etc", "proc", "tmp", "home/web", "secret"} {
+	for _, dir := range []string{"bin", "dev", "etc", "proc", "tmp", "home/web", "opt", "secret"} {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
 	must(t, os.Chmod(filepath.Join(root, "tmp"), 0o777))
@@ -29,7 +29,7 @@ func testRoot(t testing.TB) string {
 	program, err := os.ReadFile(busybox)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(root, "bin/busybox"), program, 0o755))
-	for _, name := range []string{"sh", "sleep", "cat", "id", "ps", "stty", "hostname", "ls", "head", "mount", "mknod", "ip", "kill"} {
+	for _, name := range []string{"sh", "sleep", "cat", "id", "ps", "stty", "hostname", "ls", "head", "mount", "mknod", "ip", "kill", "grep", "cut", "wc", "sed", "readlink"} {
 		must(t, os.Symlink("/bin/busybox", filepath.Join(root, "bin", name)))
 	}
 	writeImageFiles(t, root)

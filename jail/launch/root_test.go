@@ -11,8 +11,8 @@ func writeImageFiles(t testing.TB, root string) {
 	for name, text := range map[string]string{
 		"etc/passwd":    "root:x:0:0::/root:/bin/sh\nweb:x:1001:1002:Web:/home/web:/bin/sh\n",
 		"etc/group":     "root:x:0:\nweb:x:1002:\nlogs:x:1003:web\n",
-		"bin/badscript": "#!/bin/nosuch\n",
-		"bin/garbage":   "\x00\x01\x02\x03 no program",
+		"opt/badscript": "#!/bin/nosuch\n",
+		"opt/garbage":   "\x00\x01\x02\x03 no program",
 	} {
 		must(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o755))
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,8 +62,7 @@ func dropState(dir string) error {
 }
 
 func startShim(ctx context.Context, shim, dir, name string) error {
-	// Both ends, as there is no reader yet.
-	alive, err := os.OpenFile(filepath.Join(dir, jail.AliveFile), os.O_RDWR, 0)
+	alive, err := os.OpenFile(filepath.Join(dir, jail.AliveFile), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

@@ -9,3 +9,6 @@ func shimAttr() *syscall.SysProcAttr {
 		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 	}
 }
+
+// enterAttr: the process in the cell leads the terminal's session itself.
+func enterAttr(bool) *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }

@@ -3,13 +3,13 @@ package launch
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
@@ -33,23 +33,34 @@ func Wait(ctx context.Context, dir string) (jail.Status, error) {
 	return status, nil
 }
 
-// awaitShim returns when no process has the write end of the FIFO.
+// awaitShim returns when no process has the read end of the FIFO.
 func awaitShim(ctx context.Context, dir string) error {
-	f, err := os.OpenFile(filepath.Join(dir, jail.AliveFile), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(filepath.Join(dir, jail.AliveFile), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ENXIO) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
-	_, err = f.Read(make([]byte, 1))
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err == io.EOF:
-		return nil
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%s: %w", f.Name(), err)
+	err = raw.Write(hungUp) // asked again whenever the poller has news of the FIFO
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// hungUp tells whether the last reader of a FIFO has gone, by what Linux and FreeBSD call that.
+func hungUp(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	_, _ = unix.Poll(p, 0)
+	return p[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
 }
 
 func lost(status jail.Status) string {

@@ -25,7 +25,7 @@ func enter(name string) int {
 	control := os.NewFile(controlFD, "control")
 	code := 1
 	onOwnThread(func() { // which on Linux goes into the cell's namespaces and cannot come back
-		pid, err := enterCell(name, control)
+		pid, terminal, err := enterCell(name, control)
 		if err != nil {
 			report.WriteString(err.Error() + "\n")
 			return
@@ -34,23 +34,27 @@ func enter(name string) int {
 		report.Close()
 		go endWith(control, pid)
 		code = waitFor(pid)
+		if terminal {
+			drainTerminal()
+		}
 	})
 	return code
 }
 
-func enterCell(name string, control *os.File) (int, error) {
+func enterCell(name string, control *os.File) (pid int, terminal bool, err error) {
 	var entry jail.Entry
 	decoder := json.NewDecoder(control)
 	if err := decoder.Decode(&entry); err != nil {
-		return 0, fmt.Errorf("read what to start: %w", err)
+		return 0, false, fmt.Errorf("read what to start: %w", err)
 	}
 	if entry.Spec.Name != name {
-		return 0, errors.New("asked to start in " + entry.Spec.Name + " and to enter " + name)
+		return 0, false, errors.New("asked to start in " + entry.Spec.Name + " and to enter " + name)
 	}
-	return spawnInside(entry.Spec, entry.Terminal)
+	pid, err = spawnInside(entry.Spec, entry.Terminal)
+	return pid, entry.Terminal, err
 }
 
-// endWith kills the process and its group when the other end of the pipe is closed. The process leads its own session.
+// endWith kills the process and its group when the other end of the pipe is closed. It leads one of its own.
 func endWith(control *os.File, pid int) {
 	_, _ = io.Copy(io.Discard, control)
 	_ = unix.Kill(-pid, unix.SIGKILL)

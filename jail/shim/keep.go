@@ -37,7 +37,10 @@ func keep(name string) int {
 		os.Stderr.WriteString(err.Error() + "\n")
 		return 1
 	}
-	os.Stderr.WriteString("started\n")
+	if _, err := os.Stderr.WriteString("started\n"); err != nil {
+		killCell(name) // the plugin died: nobody knows of the task
+		return 1
+	}
 	settle()
 	t.finish(t.await())
 	return 0

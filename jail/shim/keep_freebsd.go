@@ -11,6 +11,9 @@ import (
 
 const fionread = 0x4004667f // sys/filio.h
 
+// hostSignals are those that only this host has and that Go's runtime ends a process for.
+var hostSignals = []os.Signal{unix.SIGEMT}
+
 // home is the host, where this process stays, out of the jail's sight.
 type home struct {
 	pid  int
@@ -23,11 +26,7 @@ func openFolder() (folder, error) {
 	return folder{fd: unix.AT_FDCWD, prefix: dir + "/"}, err
 }
 
-func closeOnExec() {
-	for fd := reportFD + 1; fd < 256; fd++ {
-		unix.CloseOnExec(fd)
-	}
-}
+func closeFrom(fd int) { _, _, _ = unix.Syscall(unix.SYS_CLOSEFROM, uintptr(fd), 0, 0) }
 
 // settleIn makes this process the parent of what is orphaned in the jail.
 func settleIn(jail.Spec) (home, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -16,6 +17,9 @@ import (
 )
 
 const fionread = unix.TIOCINQ
+
+// hostSignals are those that only this host has and that Go's runtime ends a process for.
+var hostSignals = []os.Signal{unix.SIGSTKFLT}
 
 // home is the cell as its init sees it: this process is in its PID, mount, UTS and IPC namespaces since it was cloned.
 type home struct {
@@ -29,10 +33,7 @@ func openFolder() (folder, error) {
 	return folder{fd: fd}, err
 }
 
-func closeOnExec() {
-	// Fails before Linux 5.11; what is handed to a child is listed there in any case, and Go opens nothing else without it.
-	_ = unix.CloseRange(reportFD+1, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
-}
+func closeFrom(fd int) { _ = unix.CloseRange(uint(fd), math.MaxUint32, 0) }
 
 // settleIn makes this process the init of the cell, out of reach of what will run in it.
 func settleIn(spec jail.Spec) (home, error) {

@@ -1,3 +1,6 @@
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command shim is the process that stays with a task. Package launch starts it in two ways:
 //
 //	shim NAME        in the task's state folder: starts the task's first process, waits, writes down how it ended (keep.go)
@@ -15,12 +18,14 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+
+	"golang.org/x/sys/unix"
 )
 
 // Descriptors that package launch hands over, beyond /dev/null as 0 and 1.
 const (
 	reportFD = 2 // "started" or a sentence; a panic goes here too. Its closing tells launch that the process is gone
-	aliveFD  = 3 // write end of the state folder's FIFO
+	aliveFD  = 3 // read end of the state folder's FIFO: open while the task has not ended
 )
 
 func init() {
@@ -30,23 +35,41 @@ func init() {
 
 func main() {
 	catchSignals()
-	closeOnExec()
-	if len(os.Args) == 3 && os.Args[1] == "enter" {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "enter":
+		dropDescriptors(enterReportFD)
 		os.Exit(enter(os.Args[2]))
+	case len(os.Args) == 2:
+		dropDescriptors(aliveFD)
+		os.Exit(keep(os.Args[1]))
 	}
-	if len(os.Args) != 2 {
-		os.Stderr.WriteString("run by nomad-driver-jail, one per task; not a command\n")
-		os.Exit(2)
-	}
-	os.Exit(keep(os.Args[1]))
+	os.Stderr.WriteString("run by nomad-driver-jail, one per task; not a command\n")
+	os.Exit(2)
 }
 
-// catchSignals makes every signal harmless to this process. They are caught, not ignored, because what is ignored stays ignored
-// across exec: the task would start with SIGPIPE and SIGHUP off.
-func catchSignals() { signal.Notify(make(chan os.Signal, 1)) }
+// dropDescriptors closes what the plugin's ancestors leaked to it, beyond last, and keeps the others from the task. Go's runtime has
+// none open yet.
+func dropDescriptors(last int) {
+	closeFrom(last + 1)
+	for fd := reportFD + 1; fd <= last; fd++ {
+		unix.CloseOnExec(fd)
+	}
+}
 
-// settle gives back the memory that starting the task took.
+// catchSignals makes harmless what Go's runtime would end this process for; it drops the other signals by itself, and the kernel
+// those that an init has not asked for. They are caught, not ignored, because what is ignored stays ignored across exec: the task
+// would start with SIGHUP off.
+func catchSignals() {
+	fatal := append([]os.Signal{unix.SIGHUP, unix.SIGPIPE, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGABRT, unix.SIGILL, unix.SIGTRAP,
+		unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV, unix.SIGSYS}, hostSignals...)
+	signal.Notify(make(chan os.Signal, 1), fatal...)
+}
+
+// settle gives back the memory that starting the task took. Waiting makes next to no garbage, so it is collected only should there be
+// some megabytes of it one day, and not every two minutes.
 func settle() {
-	debug.SetGCPercent(20)
 	debug.FreeOSMemory()
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(16 << 20)
+	forgetProgram()
 }

@@ -13,7 +13,7 @@ func startError(spec jail.Spec, err error) error {
 	case syscall.ENOENT:
 		return fmt.Errorf("command %s cannot run: its interpreter or dynamic linker is not in the image", spec.Command)
 	case syscall.ENOEXEC:
-		return fmt.Errorf("command %s is no program for this host: neither a binary for it nor a script with #!", spec.Command)
+		return fmt.Errorf("command %s is no program for this host: neither a binary for it nor a #! script", spec.Command)
 	case syscall.EACCES:
 		return fmt.Errorf("command %s or working directory %s is not accessible to user %s", spec.Command, spec.Dir, spec.User)
 	case syscall.E2BIG:

@@ -23,8 +23,9 @@ func start(spec jail.Spec, files [3]int, terminal bool) (int, error) {
 		Sys: &syscall.SysProcAttr{
 			Jail:       cell.JID,
 			Credential: &syscall.Credential{Uid: spec.UID, Gid: spec.GID, Groups: spec.Groups},
-			Setsid:     true,
-			Setctty:    terminal,
+			Setsid:     !terminal,
+			Foreground: terminal, // in the session of this process, whose terminal is file 0
+			Ctty:       files[0],
 			Pdeathsig:  syscall.SIGKILL,
 		},
 	})
@@ -32,8 +33,4 @@ func start(spec jail.Spec, files [3]int, terminal bool) (int, error) {
 		return 0, startError(spec, err)
 	}
 	return pid, nil
-}
-
-func spawnInside(spec jail.Spec, terminal bool) (int, error) {
-	return start(spec, [3]int{0, 1, 2}, terminal)
 }
