@@ -145,7 +145,7 @@ func TestRefusals(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		dir, m := publish(t, kind, "web:1", makeTree(t, 200<<10), BuildOptions{OS: "linux", Arch: "amd64"})
 		r := newRegistry(t, dir)
-		h := newHost(t, kind, Options{OS: "linux", Arch: "amd64"})
+		h := newHost(t, kind, Options{OS: "linux", Arch: "amd64", Limits: impatient})
 		before := h.state(t)
 		words := strings.NewReplacer("REGISTRY", r.url, "DIGEST", m.Digest, "SIZE", fmt.Sprint(m.Size), "LONGER", fmt.Sprint(m.Size+4),
 			"PLAIN", fmt.Sprint(m.UncompressedSize), "FORMAT", kind, "OTHER", otherKind(kind))
@@ -217,7 +217,7 @@ var (
 )
 
 func TestNoRegistry(t *testing.T) {
-	h := newHost(t, "tar", Options{})
+	h := newHost(t, "tar", Options{Limits: impatient})
 	before := h.state(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
