@@ -224,6 +224,10 @@ func TestOneDownload(t *testing.T) {
 				}
 			})
 		}
+		// A process that came first would leave the others here nothing to see the progress of.
+		for stream := "/web_1." + kind + ".zst"; r.count(stream) == 0; {
+			time.Sleep(time.Millisecond)
+		}
 		for range 4 {
 			wg.Go(func() {
 				cmd := exec.Command(os.Args[0])
