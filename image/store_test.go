@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
