@@ -337,6 +337,9 @@ func (s *Store) rename(ctx context.Context, all []storage.Image, id, key, value 
 		if have == want || have == "" && want == noRecord {
 			continue
 		}
+		if want == noRecord {
+			s.log.Info("a tag has moved", "from", k.ID, "to", id)
+		}
 		if err := s.backend.SetProp(ctx, k.ID, key, want); err != nil {
 			return err
 		}
