@@ -9,8 +9,7 @@
 // On Linux the first is also init of the cell's namespaces: what is orphaned in the cell is its to reap, and when it goes, the
 // kernel kills what is left. On FreeBSD it stays on the host and is the reaper of what it started.
 //
-// One runs per task for as long as the task does, so memory counts: it links little, opens nothing through Go's poller, and gives
-// back what starting took.
+// One runs per task for as long as the task does, so memory counts: it links little and gives back what starting took.
 package main
 
 import (
