@@ -27,8 +27,8 @@ type Options struct {
 	// OSRelease is the release that images may be made from, at most; "" for the running kernel's on FreeBSD, and for any
 	// elsewhere: a Linux image's release is not a kernel's.
 	OSRelease string
-	Limits   Limits
-	Registry RegistryOptions
+	Limits    Limits
+	Registry  RegistryOptions
 	// Keys are public keys of signify or minisign, as paths of their files or as the base64 line in one. With any, images need
 	// a signature by one of them.
 	Keys []string
