@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,7 +65,7 @@ var released = struct {
 // TestRecoversReleasedVersions recovers a task from what each version left on the host and in Nomad's hands.
 func TestRecoversReleasedVersions(t *testing.T) {
 	if *golden {
-		writeGolden(t, "testdata/v1")
+		writeGolden(t, fmt.Sprintf("testdata/v%d", stateVersion))
 	}
 	versions, err := filepath.Glob("testdata/v*")
 	if err != nil || len(versions) == 0 {
