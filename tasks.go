@@ -89,7 +89,7 @@ func dash(s string) string {
 
 func gcCommand() *cobra.Command {
 	var flags hostFlags
-	var dryRun bool
+	var dryRun, all bool
 	var grace time.Duration
 	cmd := &cobra.Command{
 		Use:   "gc",
@@ -113,11 +113,15 @@ exit code.`,
 					err = errors.Join(err, host.Remove(cmd.Context(), h.Name))
 				}
 			}
+			if all && !dryRun && err == nil {
+				return host.Network.Release(cmd.Context())
+			}
 			return err
 		},
 	}
 	flags.add(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be removed")
+	cmd.Flags().BoolVar(&all, "all", false, "also take away the bridge and the rules that all tasks share, when no task is left")
 	cmd.Flags().DurationVar(&grace, "grace", time.Hour, "leave tasks that ended, or began to start, less than this ago")
 	return cmd
 }

@@ -15,3 +15,9 @@ var (
 
 // cpuTimeIsFine: racct counts CPU time in whole seconds, whose differences over an interval say nothing; it has a percentage beside.
 const cpuTimeIsFine = false
+
+// What the host has where the checks of limits and network find nothing wrong, for constraints.
+var (
+	limitsFacts  = map[string]string{"racct": "true"}
+	networkFacts = map[string]string{"vnet": "true", "pf": "true", "pf_anchors": "true"}
+)

@@ -17,3 +17,9 @@ var (
 
 // cpuTimeIsFine: cgroups count CPU time in nanoseconds.
 const cpuTimeIsFine = true
+
+// What the host has where the checks of limits and network find nothing wrong, for constraints.
+var (
+	limitsFacts  = map[string]string{"cgroups": "true"}
+	networkFacts = map[string]string{"nftables": "true"}
+)

@@ -1,13 +1,17 @@
 package driver
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
 )
@@ -49,6 +53,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 func (d *Driver) background() {
 	go d.host.Health.Run(d.ctx)
 	go d.forget()
+	go d.collectImages()
 }
 
 func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
@@ -93,14 +98,35 @@ type Part struct {
 
 // Parts examines the host. The fingerprint and the doctor command say the same because both ask here.
 func (h *Host) Parts(ctx context.Context) []Part {
-	prepared := h.Prepare(ctx) // first: the others look at what it makes
-	return []Part{
+	var failed partError
+	errors.As(h.Prepare(ctx), &failed) // first: the others look at what it makes
+	parts := []Part{
+		kernelPart(),
 		h.storagePart(ctx),
-		{Name: "limits", Err: rctl.Check()},
-		{Name: "network", Err: h.Network.Check(ctx)},
-		{Name: "shim", Err: prepared},
+		{Name: "limits", Facts: limitsFacts, Err: rctl.Check()},
+		{Name: "network", Facts: networkFacts, Err: h.Network.Check(ctx)},
+		{Name: "shim"},
 	}
+	for i := range parts {
+		if parts[i].Name == failed.part && parts[i].Err == nil {
+			parts[i].Err = failed.error
+		}
+	}
+	return parts
 }
+
+func kernelPart() Part {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return Part{Name: "kernel", Err: err}
+	}
+	return Part{Name: "kernel", Facts: map[string]string{
+		"os": runtime.GOOS, "arch": runtime.GOARCH, "release": unix.ByteSliceToString(name.Release[:]),
+	}}
+}
+
+// leastSpace is the free space in bytes below which a host takes no more tasks.
+const leastSpace = 16 << 20
 
 func (h *Host) storagePart(ctx context.Context) Part {
 	p := Part{Name: "storage"}
@@ -115,8 +141,14 @@ func (h *Host) storagePart(ctx context.Context) Part {
 	if p.Err = err; err != nil {
 		return p
 	}
+	store := cmp.Or(h.Config.Dataset, h.Config.Directory)
+	if free < leastSpace {
+		p.Err = fmt.Errorf("%s has %s left, with which no task can do much; `nomad-driver-jail image gc` removes images that nobody uses",
+			store, mib(int64(free)))
+	}
 	p.Facts = map[string]string{
 		"format": h.Storage.Format(), "free_bytes": fmt.Sprint(free), "total_bytes": fmt.Sprint(total),
+		"store": store,
 	}
 	return p
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,9 +18,16 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == ForwardCommand {
+		if err := forward.Run(os.Args[2]); err != nil {
+			panic(err)
+		}
+		return
+	}
 	isolate.Enter(isolate.Options{Network: isolate.Apart})
 	os.Exit(m.Run())
 }
@@ -144,7 +152,17 @@ func TestExecStreamingConformance(t *testing.T) {
 	h, _ := harness(t)
 	cfg := newTaskConfig(t, h, "sleep 1000")
 	startTask(t, h, cfg)
-	testutils.ExecTaskStreamingConformanceTests(t, h, cfg.ID)
+	execConformance(t, h, cfg.ID)
+}
+
+func TestTerminalHasName(t *testing.T) {
+	h, _ := harness(t)
+	cfg := newTaskConfig(t, h, "sleep 1000")
+	startTask(t, h, cfg)
+	code, stdout, _ := testutils.ExecTask(t, h, cfg.ID, terminalName, true, "")
+	if code != 0 || !strings.HasPrefix(stdout, "/dev/pts/") {
+		t.Errorf("tty says %q, exit code %d", stdout, code)
+	}
 }
 
 func TestDNSConfig(t *testing.T) {
@@ -222,6 +240,7 @@ func TestStats(t *testing.T) {
 // TestFailedStartLeavesNothing fails at a late step and looks at the host.
 func TestFailedStartLeavesNothing(t *testing.T) {
 	h, d := harness(t)
+	before := holdings(t, d)
 	cfg := newTaskConfig(t, h, "true")
 	if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{
 		Image: testImage, Command: "/bin/sh", NetworkMode: modeBridge, Securelevel: -1, Mount: []string{"local:/mnt/a/b"}, WorkDir: "/nowhere",
@@ -231,9 +250,8 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	if _, _, err := h.StartTask(cfg); err == nil {
 		t.Fatal("started in a working directory that is not there")
 	}
-	holdings, err := d.host.Holdings(context.Background())
-	if err != nil || len(holdings) != 0 {
-		t.Errorf("left: %+v, %v", holdings, err)
+	if after := holdings(t, d); after != before {
+		t.Errorf("before: %s; left: %s", before, after)
 	}
 }
 
@@ -277,4 +295,18 @@ func TestRecoverOfNothing(t *testing.T) {
 	if err := h.RecoverTask(handle); err == nil {
 		t.Error("recovered a task that never was")
 	}
+}
+
+// holdings are the names of ours on the host, and what bears them. Others' tests may have some.
+func holdings(t *testing.T, d *Driver) string {
+	t.Helper()
+	list, err := d.host.Holdings(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, x := range list {
+		names = append(names, x.Name+" "+strings.Join(x.Parts, ","))
+	}
+	return strings.Join(names, "; ")
 }

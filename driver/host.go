@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -45,7 +46,7 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 		h.Storage = storage.NewDirectory(c.Directory)
 	}
 	if h.Storage != nil {
-		h.Images = image.New(h.Storage, image.Options{LockDir: filepath.Join(c.StateDir, "locks")})
+		h.Images = image.New(h.Storage, imageOptions(c, logger))
 	}
 	net, err := network.New(networkConfig(c), logger.Named("network"))
 	if err != nil {
@@ -65,6 +66,32 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 	return h, nil
 }
 
+// imageOptions is for a configuration that check has accepted.
+func imageOptions(c Config, logger hclog.Logger) image.Options {
+	mirrors, _ := c.Images.mirrors()
+	return image.Options{
+		LockDir: filepath.Join(c.StateDir, "locks"),
+		Logger:  logger.Named("image"),
+		Limits:  image.Limits{Retry: duration(c.Images.Retry, 10*time.Second)},
+		Keys:    c.Images.Keys,
+		Registry: image.RegistryOptions{
+			Mirrors:  mirrors,
+			CAFile:   c.Images.CAFile,
+			Proxy:    c.Images.Proxy,
+			AuthFile: c.Images.AuthFile,
+		},
+	}
+}
+
+// CollectImages removes images that no task has used for a time, and older ones where they take too much.
+func (h *Host) CollectImages(ctx context.Context) ([]image.Image, error) {
+	size, err := h.Config.Images.maxSize()
+	if err != nil {
+		return nil, err
+	}
+	return h.Images.GC(ctx, image.GCOptions{Delay: duration(h.Config.Images.GCDelay, 72*time.Hour), MaxSize: size})
+}
+
 // anchor is the name that the operator's pf.conf calls; on Linux it is the nftables table's.
 const anchor = "nomad-driver-jail"
 
@@ -72,8 +99,22 @@ const anchor = "nomad-driver-jail"
 func networkConfig(c Config) network.Config {
 	subnet, _ := netip.ParsePrefix(c.Subnet)
 	subnet6, _ := netip.ParsePrefix(c.Subnet6)
-	return network.Config{Bridge: c.Bridge, Subnet: subnet, Subnet6: subnet6, StateDir: c.StateDir, Anchor: anchor}
+	return network.Config{
+		Bridge: c.Bridge, Subnet: subnet, Subnet6: subnet6, StateDir: c.StateDir, Anchor: anchor,
+		Forwarder: []string{self, ForwardCommand},
+	}
 }
+
+// ForwardCommand is the command of this program, followed by a folder, that is network's forwarding process.
+const ForwardCommand = "forward"
+
+// self is asked at the start: FreeBSD forgets the path of a program whose file was replaced.
+var self = func() string {
+	if path, err := os.Executable(); err == nil {
+		return path
+	}
+	return os.Args[0]
+}()
 
 // Prepare makes what every task needs and none owns: the store's parents, the bridge, the shim. It does so once; a
 // failure is tried again at the next call.
@@ -86,19 +127,29 @@ func (h *Host) Prepare(ctx context.Context) error {
 	if h.Storage == nil {
 		return errNoStore
 	}
-	shim, err := launch.Install(h.Config.StateDir)
-	if err != nil {
-		return err
+	for _, part := range []struct {
+		name    string
+		prepare func(context.Context) error
+	}{{"shim", h.installShim}, {"storage", h.Storage.Prepare}, {"network", h.Network.Prepare}} {
+		if err := part.prepare(ctx); err != nil {
+			return partError{part.name, err}
+		}
 	}
-	if err := h.Storage.Prepare(ctx); err != nil {
-		return err
-	}
-	if err := h.Network.Prepare(ctx); err != nil {
-		return err
-	}
-	h.shim = shim
 	h.prepared = true
 	return h.Config.save()
+}
+
+// partError is why one of Parts could not be prepared.
+type partError struct {
+	part string
+	error
+}
+
+func (e partError) Unwrap() error { return e.error }
+
+func (h *Host) installShim(context.Context) (err error) {
+	h.shim, err = launch.Install(h.Config.StateDir)
+	return err
 }
 
 func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), name) }

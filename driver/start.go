@@ -3,6 +3,7 @@ package driver
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -270,6 +271,9 @@ func (s *start) env() []string {
 
 func (s *start) createJail(context.Context) error {
 	cell, err := jail.Create(s.spec)
+	if errors.Is(err, jail.ErrExists) {
+		return fmt.Errorf("%w, and no task of this driver has it; it is removed now, so start the task again", err)
+	}
 	if err != nil {
 		return fmt.Errorf("jail: %w", err)
 	}

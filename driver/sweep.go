@@ -115,6 +115,36 @@ func (d *Driver) sweep(ctx context.Context, came time.Time) {
 	}
 }
 
+// imageGCPeriod is how often the plugin looks for images to remove.
+const imageGCPeriod = 10 * time.Minute
+
+// collectImages also removes what a killed pull has left, first of all.
+func (d *Driver) collectImages() {
+	if d.host.Images == nil {
+		return
+	}
+	if err := d.host.Prepare(d.ctx); err != nil {
+		return // the fingerprint says so
+	}
+	if err := d.host.Images.Sweep(d.ctx); err != nil {
+		d.logger.Warn("what killed pulls left is not removed", "error", err)
+	}
+	for {
+		removed, err := d.host.CollectImages(d.ctx)
+		for _, i := range removed {
+			d.logger.Info("removed an unused image", "image", i.Reference.String(), "last_used", i.LastUsed)
+		}
+		if err != nil {
+			d.logger.Warn("unused images not removed", "error", err)
+		}
+		select {
+		case <-time.After(imageGCPeriod):
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
 func (d *Driver) clear(x Holding) {
 	d.logger.Info("removing what no task owns", "task", x.Name, "task_id", x.State.TaskID, "parts", strings.Join(x.Parts, ","))
 	var err error

@@ -93,10 +93,7 @@ func (s *Store) build(ctx context.Context, ref Reference, recipe Recipe, path bo
 		return Image{}, errors.New("the recipe makes no files; begin it with base or copy")
 	}
 	b.manifest.Defaults.override(opt.Defaults)
-	if err := s.setName(ctx, b.id, record{Reference: ref.unpinned(), Manifest: b.manifest}); err != nil {
-		return Image{}, err
-	}
-	return s.find(ctx, ref)
+	return s.setName(ctx, b.id, record{Reference: ref.unpinned(), Manifest: b.manifest})
 }
 
 func (m Manifest) checkBuilt() error {
@@ -249,7 +246,7 @@ func (b *building) run(ctx context.Context, line string) error {
 	if b.id == "" {
 		return errors.New("there is nothing to run in; begin the recipe with base or copy")
 	}
-	if err := b.manifest.checkPlatform(b.options.OS, b.options.Arch); err != nil {
+	if err := b.manifest.checkPlatform(b.options); err != nil {
 		return err
 	}
 	d := b.manifest.Defaults

@@ -80,7 +80,8 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 		return m, nil
 	}
 	// From now on the image built here is known by its digest, and need not be pulled.
-	return m, s.setName(ctx, img.ID, record{Reference: img.Reference.unpinned(), Manifest: m})
+	_, err = s.setName(ctx, img.ID, record{Reference: img.Reference.unpinned(), Manifest: m})
+	return m, err
 }
 
 // checkParent refuses a parent that who pulls the image could not have.

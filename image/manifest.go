@@ -19,7 +19,7 @@ type Manifest struct {
 	OS      string    `json:"os"`   // GOOS's word: "freebsd"
 	Arch    string    `json:"arch"` // GOARCH's word: "amd64"
 	Created time.Time `json:"created"`
-	// OSRelease is the release that the image was made from, such as "12.2-RELEASE"; informative.
+	// OSRelease is the release that the image was made from, such as "12.2-RELEASE".
 	OSRelease string `json:"os_release,omitempty"`
 
 	// Format is what the stream decompresses to: "zfs" (zfs send) or "tar".
@@ -179,10 +179,14 @@ func checkPort(s string) error {
 	return nil
 }
 
-// checkPlatform refuses an image that this host's programs loader would.
-func (m Manifest) checkPlatform(system, arch string) error {
-	if m.OS == system && m.Arch == arch {
-		return nil
+// checkPlatform refuses an image that this host's kernel cannot run.
+func (m Manifest) checkPlatform(host Options) error {
+	switch {
+	case m.OS != host.OS || m.Arch != host.Arch:
+		return fmt.Errorf("it is for %s/%s and this host is %s/%s; publish one for this host", m.OS, m.Arch, host.OS, host.Arch)
+	case newerRelease(m.OSRelease, host.OSRelease):
+		return fmt.Errorf("it is made from %s and this host's kernel is %s, which runs images of its own release and older ones; "+
+			"upgrade the host, or publish an older one", m.OSRelease, host.OSRelease)
 	}
-	return fmt.Errorf("it is for %s/%s and this host is %s/%s; publish one for this host", m.OS, m.Arch, system, arch)
+	return nil
 }

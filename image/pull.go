@@ -46,8 +46,10 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 		return Image{}, err
 	}
 	for _, base := range s.bases(ref) {
-		if err = s.pullFrom(ctx, c, base, ref, report); err == nil {
-			return s.find(ctx, ref)
+		var img Image
+		if img, err = s.pullFrom(ctx, c, base, ref, report); err == nil {
+			img.Reference = ref
+			return img, nil
 		}
 		if ctx.Err() != nil {
 			break
@@ -62,24 +64,26 @@ func (s *Store) bases(ref Reference) []string {
 	return slices.Concat(ref.Mirrors, s.options.Registry.Mirrors[ref.Base], []string{ref.Base})
 }
 
-func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) error {
+func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) (Image, error) {
 	links, parent, err := s.chain(ctx, c, base, ref)
 	if err != nil {
-		return err
+		return Image{}, err
 	}
 	var total int64
 	for _, l := range links {
 		total += l.manifest.Size
 	}
+	var img Image
 	var before int64
 	for _, l := range slices.Backward(links) {
 		l.before, l.total = before, total
-		if parent, err = s.fetch(ctx, l, parent, report); err != nil {
-			return l.explain(ref, err)
+		if img, err = s.fetch(ctx, l, parent, report); err != nil {
+			return Image{}, l.explain(ref, err)
 		}
+		parent = img.ID
 		before += l.manifest.Size
 	}
-	return nil
+	return img, nil
 }
 
 // maxChain is how many incremental images may stand on each other.
@@ -184,7 +188,7 @@ func (s *Store) accept(m Manifest, ref Reference) error {
 	case m.Format != format:
 		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
 	}
-	return m.checkPlatform(s.options.OS, s.options.Arch)
+	return m.checkPlatform(s.options)
 }
 
 // small reads a manifest or what comes with it, trying again while the registry fails in passing.
@@ -205,20 +209,20 @@ func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, e
 	return c.small(ctx, url, s.options.Limits.Manifest)
 }
 
-// fetch makes sure that the link's image is in the store, under its reference, and returns its ID. parent is that of the image
+// fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image
 // that an incremental stream stands on.
-func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (id string, err error) {
+func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (Image, error) {
 	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
 	if err != nil {
-		return "", err
+		return Image{}, err
 	}
 	defer lock.release()
 	here, err := s.findLink(ctx, l)
 	switch {
 	case err == nil:
-		return here.ID, s.setName(ctx, here.ID, l.record())
+		return s.setName(ctx, here.ID, l.record())
 	case !errors.Is(err, errNotHere):
-		return "", err
+		return Image{}, err
 	}
 	tell := func(bytes, size int64) {
 		p := Progress{Bytes: l.before + bytes, Total: max(l.total, l.before+size)}
@@ -226,9 +230,9 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 		report(p)
 	}
 	if err := s.receive(ctx, l, parent, tell); err != nil {
-		return "", err
+		return Image{}, err
 	}
-	return l.digits(), s.commit(ctx, l)
+	return s.commit(ctx, l)
 }
 
 func (l *link) record() record {
@@ -240,19 +244,14 @@ func (s *Store) findLink(ctx context.Context, l *link) (Image, error) {
 	if l.pot == nil {
 		return s.findDigest(ctx, l.manifest.Digest)
 	}
-	all, err := s.List(ctx)
+	img, err := s.look(ctx, func(img Image) bool { return img.Manifest.Skein == l.pot.sum })
 	if err != nil {
 		return Image{}, err
 	}
-	for _, img := range all {
-		if img.Manifest.Skein == l.pot.sum {
-			name, tag := l.manifest.Name, l.manifest.Tag
-			l.manifest = img.Manifest
-			l.manifest.Name, l.manifest.Tag = name, tag
-			return img, l.checkPin()
-		}
-	}
-	return Image{}, errNotHere
+	name, tag := l.manifest.Name, l.manifest.Tag
+	l.manifest = img.Manifest
+	l.manifest.Name, l.manifest.Tag = name, tag
+	return img, l.checkPin()
 }
 
 // checkPin is for a pot, whose digest is known only now.
@@ -263,7 +262,7 @@ func (l *link) checkPin() error {
 	return nil
 }
 
-func (s *Store) commit(ctx context.Context, l *link) error {
+func (s *Store) commit(ctx context.Context, l *link) (Image, error) {
 	r := l.record()
 	value, err := r.value()
 	if err == nil {
@@ -278,7 +277,7 @@ func (s *Store) commit(ctx context.Context, l *link) error {
 		s.discard(l.tmp())
 	case err != nil:
 		s.discard(l.tmp())
-		return err
+		return Image{}, err
 	}
 	return s.setName(ctx, l.digits(), r)
 }

@@ -24,6 +24,9 @@ type Options struct {
 	Logger  hclog.Logger
 	// OS and Arch are what images must be for; "" for this program's own.
 	OS, Arch string
+	// OSRelease is the release that images may be made from, at most; "" for the running kernel's on FreeBSD, and for any
+	// elsewhere: a Linux image's release is not a kernel's.
+	OSRelease string
 	Limits   Limits
 	Registry RegistryOptions
 	// Keys are public keys of signify or minisign, as paths of their files or as the base64 line in one. With any, images need
@@ -82,6 +85,9 @@ func New(backend storage.Backend, options Options) *Store {
 	if options.OS == "" {
 		options.OS = runtime.GOOS
 	}
+	if options.OSRelease == "" && runtime.GOOS == "freebsd" {
+		options.OSRelease = hostRelease()
+	}
 	if options.Arch == "" {
 		options.Arch = runtime.GOARCH
 	}
@@ -122,6 +128,9 @@ type EnsureOptions struct {
 // what, and the way out; the store is then as it was, but for images below the wanted one that had come whole.
 func (s *Store) Ensure(ctx context.Context, ref Reference, opt EnsureOptions) (Image, error) {
 	img, err := s.ensure(ctx, ref, opt)
+	if err == nil { // what was here already may be of another machine's making
+		err = img.Manifest.checkPlatform(s.options)
+	}
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", ref.short(), err)
 	}
@@ -138,7 +147,7 @@ func (s *Store) ensure(ctx context.Context, ref Reference, opt EnsureOptions) (I
 		return Image{}, err
 	}
 	if !opt.ForcePull || ref.Digest != "" {
-		img, err := s.findKnown(ctx, ref)
+		img, err := s.find(ctx, ref)
 		if err == nil && trust.accepts(img) || err != nil && !errors.Is(err, errNotHere) {
 			return img, err
 		}
@@ -156,31 +165,18 @@ var errNotHere = errors.New("the image is not in the store")
 
 // find looks in the store only.
 func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
-	all, err := s.List(ctx)
-	if err != nil {
-		return Image{}, err
+	img, err := s.look(ctx, func(img Image) bool {
+		return img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest)
+	})
+	if err == nil {
+		img.Reference = ref
 	}
-	for _, img := range all {
-		if img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest) {
-			img.Reference = ref
-			return img, nil
-		}
-	}
-	return Image{}, errNotHere
+	return img, err
 }
 
 // findDigest returns the image that has been received from, or sent as, the stream of that digest.
 func (s *Store) findDigest(ctx context.Context, digest string) (Image, error) {
-	all, err := s.List(ctx)
-	if err != nil {
-		return Image{}, err
-	}
-	for _, img := range all {
-		if img.Manifest.Digest == digest || digestPrefix+img.ID == digest {
-			return img, nil
-		}
-	}
-	return Image{}, errNotHere
+	return s.look(ctx, func(img Image) bool { return img.Manifest.Digest == digest || digestPrefix+img.ID == digest })
 }
 
 // List is one line per reference, ordered by them; an image that has lost its references has one line without.
@@ -189,27 +185,39 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.lines(kept), nil
+}
+
+func (s *Store) lines(kept []storage.Image) []Image {
 	var list []Image
 	for _, k := range kept {
-		img := Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, Root: k.Root, LastUsed: s.lastUsed(k.ID)}
 		rs := records(k.Props)
 		for _, r := range rs {
-			ref, err := ParseReference(r.Reference)
-			if err != nil {
-				continue
+			if named, err := s.image(k).as(r); err == nil {
+				list = append(list, named)
 			}
-			named := img
-			named.Reference, named.Manifest, named.SignedBy = ref, r.Manifest, r.SignedBy
-			list = append(list, named)
 		}
 		if len(rs) == 0 {
-			list = append(list, img)
+			list = append(list, s.image(k))
 		}
 	}
 	slices.SortFunc(list, func(a, b Image) int {
 		return strings.Compare(a.Reference.Name+":"+a.Reference.Tag+" "+a.Reference.Base+a.ID, b.Reference.Name+":"+b.Reference.Tag+" "+b.Reference.Base+b.ID)
 	})
-	return list, nil
+	return list
+}
+
+// image is what is known of a kept one without its names.
+func (s *Store) image(k storage.Image) Image {
+	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, Root: k.Root, LastUsed: s.lastUsed(k.ID)}
+}
+
+// as is the image as one of its names has it.
+func (img Image) as(r record) (Image, error) {
+	var err error
+	img.Reference, err = ParseReference(r.Reference)
+	img.Manifest, img.SignedBy = r.Manifest, r.SignedBy
+	return img, err
 }
 
 // Find takes what a person types: a whole reference, NAME:TAG where only one registry's is in the store, or the first digits
@@ -292,32 +300,53 @@ func (s *Store) kept(ctx context.Context, id string) (storage.Image, error) {
 	return storage.Image{}, errNotHere
 }
 
-// setName gives an image in the store a name, and takes it off any other.
-func (s *Store) setName(ctx context.Context, id string, r record) error {
+// setName gives an image in the store a name, takes it off any other, and returns the image under that name.
+func (s *Store) setName(ctx context.Context, id string, r record) (Image, error) {
 	value, err := r.value()
 	if err != nil {
-		return err
+		return Image{}, err
 	}
 	unlock, err := s.lockStore(ctx)
 	if err != nil {
-		return err
+		return Image{}, err
 	}
-	defer unlock()
 	all, err := s.backend.Images(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.rename(ctx, all, id, r.key(), value)
 	}
-	for _, k := range all {
-		have, want := k.Props[r.key()], noRecord
+	at := unlock()
+	if err != nil {
+		return Image{}, err
+	}
+	s.known.set(at, s.lines(all))
+	i := slices.IndexFunc(all, func(k storage.Image) bool { return k.ID == id })
+	if i < 0 {
+		return Image{}, errNotHere
+	}
+	return s.image(all[i]).as(r)
+}
+
+// rename gives one of all images a record, and takes that off the others.
+func (s *Store) rename(ctx context.Context, all []storage.Image, id, key, value string) error {
+	for i := range all {
+		k := &all[i]
+		have, want := k.Props[key], noRecord
 		if k.ID == id {
 			want = value
 		}
 		if have == want || have == "" && want == noRecord {
 			continue
 		}
-		if err := s.backend.SetProp(ctx, k.ID, r.key(), want); err != nil {
+		if want == noRecord {
+			s.log.Info("a tag has moved", "from", k.ID, "to", id)
+		}
+		if err := s.backend.SetProp(ctx, k.ID, key, want); err != nil {
 			return err
 		}
+		if k.Props == nil {
+			k.Props = map[string]string{}
+		}
+		k.Props[key] = want
 	}
 	return nil
 }
@@ -325,15 +354,16 @@ func (s *Store) setName(ctx context.Context, id string, r record) error {
 const storeLock = "store"
 
 // lockStore is for changes of what is named how. The lock's file bears the time of the last one, for known.
-func (s *Store) lockStore(ctx context.Context) (unlock func(), err error) {
+func (s *Store) lockStore(ctx context.Context) (unlock func() time.Time, err error) {
 	l, err := takeLock(ctx, s.options.LockDir, storeLock, nil)
 	if err != nil {
 		return nil, err
 	}
-	return func() {
+	return func() time.Time {
 		now := time.Now()
 		os.Chtimes(l.file.Name(), now, now)
 		l.release()
+		return now
 	}, nil
 }
 

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -170,6 +172,11 @@ func TestNames(t *testing.T) {
 		if img, err := h.Ensure(t.Context(), pinned, EnsureOptions{}); err != nil || img.ID != moved.ID {
 			t.Errorf("pinned to the new: %s, %v", img.ID, err)
 		}
+		fresh := newHost(t, kind, Options{})
+		before := fresh.state(t)
+		_, err = fresh.Ensure(t.Context(), r.ref(t, "web:latest@"+first.Digest), EnsureOptions{})
+		fresh.refused(t, err, "image web:latest: the registry's digest is "+second.Digest+" now and not "+first.Digest+
+			" as the reference says; pin the new one, or publish the old one again", before, whole)
 		publishFrom(t, builder, "other:1", tree, BuildOptions{Defaults: Defaults{Command: "/bin/other"}}, dir)
 		other, err := h.Ensure(t.Context(), r.ref(t, "other:1"), EnsureOptions{})
 		if err != nil || other.ID != moved.ID || other.Manifest.Defaults.Command != "/bin/other" {
@@ -223,6 +230,10 @@ func TestOneDownload(t *testing.T) {
 				}
 			})
 		}
+		// A process that came first would leave the others here nothing to see the progress of.
+		for stream := "/web_1." + kind + ".zst"; r.count(stream) == 0; {
+			time.Sleep(time.Millisecond)
+		}
 		for range 4 {
 			wg.Go(func() {
 				cmd := exec.Command(os.Args[0])
@@ -240,7 +251,8 @@ func TestOneDownload(t *testing.T) {
 	})
 }
 
-// pullerVariable makes this program one more process that pulls: KIND DATASET DIR REFERENCE.
+// pullerVariable makes this program one more process that pulls: KIND DATASET DIR REFERENCE, and "memory" to print by how many
+// bytes its memory grew, in place of the image's ID.
 const pullerVariable = "NOMAD_DRIVER_JAIL_TEST_PULL"
 
 func puller() int {
@@ -248,14 +260,35 @@ func puller() int {
 	h := &host{kind: words[0], dataset: words[1], dir: words[2]}
 	h.Store = New(h.backend(), h.options(Options{}))
 	ref, err := ParseReference(words[3])
-	if err == nil {
-		var img Image
-		img, err = h.Ensure(context.Background(), ref, EnsureOptions{})
-		fmt.Print(img.ID)
-	}
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
+	before := maxMemory()
+	img, err := h.Ensure(context.Background(), ref, EnsureOptions{})
+	switch {
+	case err != nil:
+		fmt.Println(err)
+		return 1
+	case len(words) > 4:
+		fmt.Print(maxMemory() - before)
+	default:
+		fmt.Print(img.ID)
+	}
 	return 0
+}
+
+// maxMemory is the most that was resident of this process, in bytes. Linux counts what was before exec into getrusage(2)'s.
+func maxMemory() int64 {
+	if status, err := os.ReadFile("/proc/self/status"); err == nil {
+		_, rest, _ := strings.Cut(string(status), "VmHWM:")
+		var kib int64
+		fmt.Sscan(rest, &kib)
+		return kib << 10
+	}
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		panic(err)
+	}
+	return int64(usage.Maxrss) << 10
 }

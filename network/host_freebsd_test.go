@@ -72,7 +72,7 @@ func hostSeenAs(gateway netip.Addr, _ string) string { return gateway.String() }
 const (
 	noCell         = "999999"
 	noCellError    = "interface nj000000000002a: jail 999999: attach: invalid argument"
-	nameTakenError = "interface nj000000000002a: in the jail: rename nj000000000002b to vnet0: file exists"
+	nameTakenError = "interface nj000000000002a: give nj000000000002b to jail %s: file exists"
 )
 
 func testForwarder() []string { return []string{exe, "forward"} }
@@ -216,6 +216,33 @@ func (c *cell) dial(t testing.TB, proto, to string) (talker, error) {
 	return c.start(t).dial(proto, to)
 }
 
+// jexec runs a program of the host's in the jail, whose root is the host's.
+func (c *cell) jexec(t testing.TB, args ...string) string {
+	t.Helper()
+	return run(t, "", append([]string{"jexec", c.id}, args...)...)
+}
+
+func (c *cell) addRoute(t testing.TB, to netip.Prefix, via string) {
+	t.Helper()
+	family := "-inet"
+	if to.Addr().Is6() {
+		family = "-inet6"
+	}
+	c.jexec(t, "route", "add", family, to.String(), via)
+}
+
+func (c *cell) addAddress(t testing.TB, inside, p string) {
+	t.Helper()
+	s, err := openStack(c.jid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.addAddress(inside, netip.MustParsePrefix(p)); err != nil {
+		t.Error(err)
+	}
+}
+
 // takeName gives the cell an interface of the name that it should get.
 func (c *cell) takeName(t testing.TB) {
 	t.Helper()
@@ -228,7 +255,7 @@ func (c *cell) takeName(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.rename(name, insideName); err != nil {
+	if err := s.rename(name, jailEnd(taskN(2))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -236,7 +263,7 @@ func (c *cell) takeName(t testing.TB) {
 func unprepare(t testing.TB, n *Network) {
 	t.Helper()
 	run(t, "", "ifconfig", n.Bridge, "destroy")
-	run(t, "", "pfctl", "-a", n.pfAnchor(pfHostAnchor), "-f", "/dev/null")
+	run(t, "", "pfctl", "-a", n.pfAnchor(n.pfHostAnchor()), "-f", "/dev/null")
 }
 
 func hostListing(t testing.TB, n *Network) string {

@@ -196,7 +196,7 @@ func unprepare(t testing.TB, n *Network) {
 func hostListing(t testing.TB, _ *Network) string {
 	t.Helper()
 	var b strings.Builder
-	for _, args := range []string{"-j link", "-j route show table all", "-j -6 route show table all"} {
+	for _, args := range []string{"-j link", "-j route", "-j -6 route"} {
 		b.WriteString(stable(t, ip(t, args)))
 	}
 	b.WriteString(nft(t, "list", "ruleset"))

@@ -144,7 +144,7 @@ func (n *Network) attach(ctx context.Context, req Request, a Attachment) error {
 }
 
 func (n *Network) publish(ctx context.Context, req Request, a Attachment) error {
-	unlock, err := n.lock()
+	unlock, err := n.lockRules()
 	if err != nil {
 		return err
 	}
@@ -156,6 +156,14 @@ func (n *Network) publish(ctx context.Context, req Request, a Attachment) error 
 		return fmt.Errorf("ports of task %s: %w", req.Name, err)
 	}
 	return nil
+}
+
+// lockRules, where all tasks' rules are in one place.
+func (n *Network) lockRules() (unlock func(), err error) {
+	if !rulesAreShared {
+		return func() {}, nil
+	}
+	return n.lock()
 }
 
 // Detach takes away everything that the name holds and ends its connections.
@@ -171,7 +179,7 @@ func (n *Network) Detach(ctx context.Context, name string) error {
 	if err := n.unpublish(ctx, name); err != nil {
 		return fmt.Errorf("ports of task %s: %w", name, err)
 	}
-	if err := n.disconnect(name); err != nil {
+	if err := n.disconnect(ctx, name); err != nil {
 		return fmt.Errorf("interface %s: %w", hostEnd(name), err)
 	}
 	if err := n.endConnections(ctx, name, a); err != nil {
@@ -181,7 +189,7 @@ func (n *Network) Detach(ctx context.Context, name string) error {
 }
 
 func (n *Network) unpublish(ctx context.Context, name string) error {
-	unlock, err := n.lock()
+	unlock, err := n.lockRules()
 	if err != nil {
 		return err
 	}
@@ -248,7 +256,7 @@ func trimEnd(iface string) (string, bool) {
 
 // describe is the interface's description: whose driver, whose task.
 func (n *Network) describe(taskID string) string {
-	const limit = 63 // FreeBSD: net.link.ifdescr_maxlen is 64 with its NUL
+	const limit = 255 // Linux: IFALIASZ is 256; FreeBSD: ifdescr_maxlen is 1024
 	s := n.Anchor + " " + printable(taskID)
 	return s[:min(len(s), limit)]
 }

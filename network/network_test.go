@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -190,12 +192,12 @@ func listing(t testing.TB, n *Network) string {
 	var b strings.Builder
 	b.WriteString(hostListing(t, n))
 	for _, d := range []string{addressDir, portDir} {
-		entries, err := os.ReadDir(filepath.Join(n.StateDir, d))
+		links, err := readLinks(filepath.Join(n.StateDir, d))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range entries {
-			fmt.Fprintln(&b, filepath.Join(d, e.Name()))
+		for _, file := range slices.Sorted(maps.Keys(links)) {
+			fmt.Fprintln(&b, filepath.Join(d, file))
 		}
 	}
 	return b.String()
@@ -437,7 +439,7 @@ func TestFailedAttach(t *testing.T) {
 		{newCell(t).id, port("udp", "", 2224, 22), `port "http": a process on the host already uses port 2224/udp`},
 		{newCell(t).id, port("tcp", "198.51.100.9", 80, 80), `port "http": the host has no address 198.51.100.9`},
 		{noCell, port("tcp", "", 8082, 80), noCellError},
-		{taken.id, port("tcp", "", 8082, 80), nameTakenError},
+		{taken.id, port("tcp", "", 8082, 80), strings.ReplaceAll(nameTakenError, "%s", taken.id)},
 	} {
 		req := request(2, c.port)
 		req.Cell = c.cell
@@ -560,4 +562,30 @@ func BenchmarkAttachDetach(b *testing.B) {
 	}
 	b.ReportMetric(float64(attaching.Microseconds())/float64(b.N), "µs/attach")
 	b.ReportMetric(float64(detaching.Microseconds())/float64(b.N), "µs/detach")
+}
+
+func TestRelease(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	ctx := context.Background()
+	req := request(1, port("tcp", "", 8080, 80))
+	req.Cell = newCell(t).id
+	if _, err := n.Attach(ctx, req); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, n.Release(ctx), "the network is in use by "+req.Name+": stop these tasks first")
+	if err := n.Detach(ctx, req.Name); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := n.Release(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := net.InterfaceByName(n.Bridge); err == nil {
+			t.Fatalf("bridge %s is still there", n.Bridge)
+		}
+	}
+	if err := n.Prepare(ctx); err != nil {
+		t.Errorf("after a release: %v", err)
+	}
 }

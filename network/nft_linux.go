@@ -17,6 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// rulesAreShared: the maps have every task's elements, and Prepare puts back
+// what is missing.
+const rulesAreShared = true
+
 func (n *Network) checkTools() error {
 	if os.Geteuid() != 0 {
 		return errors.New("networking needs root: run the Nomad client as root")

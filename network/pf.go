@@ -7,6 +7,10 @@ import (
 	"strings"
 )
 
+// pfHostAnchor has what all tasks of a bridge share. It comes before every
+// task's anchor, because pf goes through anchors in the order of their names.
+func (n *Network) pfHostAnchor() string { return "host-" + n.Bridge }
+
 // pfPublished tags packets that come by a published port, until they are out.
 const pfPublished = "nomad-jail-published"
 

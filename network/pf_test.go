@@ -104,7 +104,7 @@ func TestPfAnchorError(t *testing.T) {
 
 func TestPfTasks(t *testing.T) {
 	n := newTestNetwork(t, nil)
-	got := n.pfTasks("  nomad-driver-jail/host\n  nomad-driver-jail/nj000000000001\n  nomad-driver-jail/nj000000000002\n")
+	got := n.pfTasks("  nomad-driver-jail/host-njail0\n  nomad-driver-jail/nj000000000001\n  nomad-driver-jail/nj000000000002\n")
 	if want := []string{taskN(1), taskN(2)}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}

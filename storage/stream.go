@@ -49,6 +49,12 @@ func (r record) uint32(at int) uint32 { return r.order.Uint32(r.head[at:]) }
 func (r record) uint64(at int) uint64 { return r.order.Uint64(r.head[at:]) }
 func (r record) kind() uint32         { return r.uint32(0) }
 
+// name is the snapshot's that a begin is of, as its sender called it.
+func (r record) name() string {
+	name, _, _ := strings.Cut(string(r.head[56:]), "\x00")
+	return name
+}
+
 // payload is the number of bytes that follow the head.
 func (r record) payload() (n uint64, err error) {
 	round := func(n uint32) uint64 { return (uint64(n) + 7) &^ 7 }
@@ -88,9 +94,7 @@ type splitter struct {
 	// open begins a substream: of the image itself, or of its child. It ends with Close.
 	open func(child string) (io.WriteCloser, error)
 
-	in       *bufio.Reader
-	order    binary.ByteOrder
-	head     [headSize]byte
+	records
 	image    string // the first substream's dataset, as its sender called it
 	snapshot string
 	child    string // the second's, below the first
@@ -121,8 +125,15 @@ func (s *splitter) split(stream io.Reader) error {
 	return nil
 }
 
+// records reads a stream's. The byte order is the first one's.
+type records struct {
+	in    *bufio.Reader
+	order binary.ByteOrder
+	head  [headSize]byte
+}
+
 // next reads a record's head, which is valid until the next call.
-func (s *splitter) next() (record, error) {
+func (s *records) next() (record, error) {
 	if _, err := io.ReadFull(s.in, s.head[:]); err != nil {
 		return record{}, cut(err)
 	}
@@ -201,7 +212,7 @@ func (s *splitter) readSubstream(begin record) error {
 	return to.Close()
 }
 
-func (s *splitter) copy(to io.Writer, r record) error {
+func (s *records) copy(to io.Writer, r record) error {
 	n, err := r.payload()
 	if err != nil {
 		return err
@@ -218,7 +229,7 @@ func (s *splitter) copy(to io.Writer, r record) error {
 
 // check refuses a substream that an image does not have, and returns the name of the child that it is of.
 func (s *splitter) check(begin record) (child string, err error) {
-	name, _, _ := strings.Cut(string(begin.head[64:]), "\x00")
+	name := begin.name()
 	dataset, snapshot, _ := strings.Cut(name, "@")
 	version, contents, from := begin.uint64(16), begin.uint32(32), begin.uint64(48)
 	switch {

@@ -296,6 +296,12 @@ func (s *Site) nothingHeld() error {
 	}
 }
 
+// leaveHost takes away what the driver made for all tasks and keeps for the next ones.
+func (s *Site) leaveHost() error {
+	_, err := s.Command("gc", "--grace", "0s", "--all", "--state-dir", s.StateDir())
+	return err
+}
+
 // address is the one that packets for elsewhere would leave from.
 func address() string {
 	conn, err := net.Dial("udp", "192.0.2.99:9")

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
@@ -232,7 +231,7 @@ func (p *pipes) close() {
 }
 
 func (s *session) runTerminal(ctx context.Context, opt ExecOptions) (int, error) {
-	master, slave, err := openTerminal()
+	master, slave, err := openTerminal(s.entry.Spec.Root)
 	if err != nil {
 		return 0, err
 	}
@@ -256,7 +255,10 @@ func (s *session) runTerminal(ctx context.Context, opt ExecOptions) (int, error)
 	close(ended)
 	// The kernel hangs the terminal up when the process that leads its session ends; what was written before is still read.
 	_ = master.SetReadDeadline(time.Now().Add(time.Second))
-	<-output
+	select {
+	case <-output:
+	case <-ctx.Done():
+	}
 	return code, err
 }
 
@@ -265,24 +267,6 @@ func orDiscard(w io.Writer) io.Writer {
 		return io.Discard
 	}
 	return w
-}
-
-// openTerminal returns a terminal whose master is read without a thread. The pty package leaves it blocking.
-func openTerminal() (master, slave *os.File, err error) {
-	blocking, slave, err := pty.Open()
-	if err != nil {
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
-	}
-	defer blocking.Close()
-	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		slave.Close()
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
-	}
-	return os.NewFile(uintptr(fd), blocking.Name()), slave, nil
 }
 
 func resize(master *os.File, sizes <-chan [2]uint16, ended <-chan struct{}) {

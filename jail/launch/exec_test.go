@@ -168,6 +168,22 @@ func TestExecEndsWithContext(t *testing.T) {
 	}
 }
 
+// A client that reads nothing must not keep Exec, nor what it runs, beyond ctx.
+func TestExecWithStuckClient(t *testing.T) {
+	for _, tty := range []bool{false, true} {
+		k := sleeping(t)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		started := time.Now()
+		_, stuck := io.Pipe()
+		_, err := Exec(ctx, shim, k.dir, ExecOptions{Args: []string{"sh", "-c", "while :; do echo more; done"}, Tty: tty, Stdout: stuck})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(started) > 10*time.Second {
+			t.Errorf("tty %v: error %v after %v", tty, err, time.Since(started))
+		}
+		stuck.Close()
+	}
+}
+
 // The task ends with its first process, and so does what was exec'd into it.
 func TestExecEndsWithTask(t *testing.T) {
 	k := sleeping(t)

@@ -121,6 +121,10 @@ func actAsPlugin(dir string) {
 		_, err = Start(context.Background(), os.Getenv("JAIL_TEST_SHIM"), dir, spec)
 	}
 	fmt.Println("started", err)
+	if script := os.Getenv("JAIL_TEST_EXEC"); script != "" {
+		_, err := Exec(context.Background(), os.Getenv("JAIL_TEST_SHIM"), dir, ExecOptions{Args: []string{"sh", "-c", script}, Stdout: os.Stdout})
+		fmt.Println("exec", err)
+	}
 	select {}
 }
 
@@ -145,6 +149,13 @@ func (k *task) startByOther(env ...string) jail.Status {
 	if string(line[:n]) != "started <nil>\n" {
 		k.t.Fatalf("the other process says %q", line[:n])
 	}
+	if len(env) > 0 && strings.HasPrefix(env[0], "JAIL_TEST_EXEC=") {
+		n, err := out.Read(line)
+		must(k.t, err)
+		if string(line[:n]) != "ready\n" {
+			k.t.Fatalf("the other process says %q", line[:n])
+		}
+	}
 	must(k.t, plugin.Process.Kill())
 	_ = plugin.Wait()
 	status, err := jail.ReadStatus(k.dir)
@@ -165,6 +176,19 @@ func TestPluginKilled(t *testing.T) {
 	if ended := k.wait(); ended.ExitCode != 14 || ended.PID != status.PID {
 		t.Errorf("status %+v", ended)
 	}
+}
+
+// What a plugin runs beside the task ends with the plugin; the task does not.
+func TestExecEndsWithPlugin(t *testing.T) {
+	k := newTask(t, "/bin/sleep", "1000")
+	k.startByOther("JAIL_TEST_EXEC=sleep 777 & echo ready; wait")
+	for range 100 {
+		if _, out, _ := k.script("ps -A -o args 2>/dev/null || ps -o args", nil); !strings.Contains(out, "777") {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("what was run by exec is still there")
 }
 
 // A task that ends while there is no plugin tells the next one.

@@ -1,0 +1,251 @@
+package driver
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/testutils"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+)
+
+// host runs a command of the host's, which must succeed, and returns its words.
+func host(t testing.TB, command ...string) string {
+	t.Helper()
+	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(command, " "), err, out)
+	}
+	return strings.Join(strings.Fields(string(out)), " ")
+}
+
+// wideHarness is a driver whose operator allows more than nothing.
+func wideHarness(t *testing.T) (*testutils.DriverHarness, *Driver) {
+	t.Helper()
+	config := DefaultConfig()
+	dir := t.TempDir()
+	config.Directory, config.StateDir = filepath.Join(dir, "store"), filepath.Join(dir, "state")
+	config.Consul.Enabled = false
+	config.Allow = []string{"raw_sockets", "sysvipc", hostNetwork}
+	config.DevfsRulesets = []int{2, 777}
+	return harnessWith(t, config)
+}
+
+// sleeper is a task of that configuration which runs until it is destroyed.
+func sleeper(t *testing.T, h *testutils.DriverHarness, change func(*TaskConfig, *drivers.TaskConfig)) *drivers.TaskConfig {
+	t.Helper()
+	cfg := newTaskConfig(t, h, "")
+	config := TaskConfig{Image: testImage, Command: "/bin/sleep", Args: []string{"1000"}, NetworkMode: modeBridge, Securelevel: -1}
+	change(&config, cfg)
+	if err := cfg.EncodeConcreteDriverConfig(&config); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// TestJailParameters asks the kernel what the jails have that the driver made.
+func TestJailParameters(t *testing.T) {
+	h, _ := wideHarness(t)
+	for _, c := range []struct {
+		name   string
+		change func(*TaskConfig, *drivers.TaskConfig)
+		// What jls(8) says of the jail, and what a shell in it does.
+		parameters map[string]string
+		inside     map[string]string
+	}{
+		{
+			"safe by default", func(*TaskConfig, *drivers.TaskConfig) {},
+			map[string]string{
+				"enforce_statfs": "2", "children.max": "0", "devfs_ruleset": "5", "vnet": "new", "allow.raw_sockets": "0", "allow.mount": "0",
+				"allow.sysvipc": "0", "sysvshm": "disable", "allow.set_hostname": "0",
+			},
+			map[string]string{
+				"ls /dev/mem /dev/vtbd0 2>/dev/null || echo none": "none",
+				"mount -t tmpfs tmpfs /tmp 2>&1 | tail -n 1":      "mount: tmpfs: Operation not permitted",
+				"ping -c 1 127.0.0.1 2>&1 | tail -n 1":            "ping: ssend socket: Operation not permitted",
+			},
+		},
+		{
+			"permissions of the job",
+			func(c *TaskConfig, _ *drivers.TaskConfig) {
+				c.Allow, c.Securelevel = []string{"raw_sockets", "sysvipc"}, 2
+			},
+			map[string]string{"allow.raw_sockets": "1", "sysvshm": "new", "sysvmsg": "new", "sysvsem": "new", "securelevel": "2"},
+			map[string]string{
+				"sysctl -n kern.securelevel":                               "2",
+				"ping -c 1 127.0.0.1 | grep -o '1 packets received'":       "1 packets received",
+				"sysctl kern.securelevel=1 2>&1 | grep -o 'not permitted'": "not permitted",
+			},
+		},
+		{
+			"pot's attributes",
+			func(c *TaskConfig, _ *drivers.TaskConfig) {
+				c.Attributes = []string{"raw_sockets:ON", "sysvshm:YES", "devfs_ruleset:2", "persistent:NO"}
+			},
+			map[string]string{"allow.raw_sockets": "1", "sysvshm": "new", "devfs_ruleset": "2"},
+			map[string]string{"ls /dev/fd 2>/dev/null || echo none": "none"},
+		},
+		{
+			"the host's network",
+			func(c *TaskConfig, _ *drivers.TaskConfig) { c.NetworkMode = modeHost },
+			map[string]string{"vnet": "inherit", "ip4": "inherit", "ip6": "inherit", "devfs_ruleset": "4"},
+			nil,
+		},
+		{
+			"no network",
+			func(c *TaskConfig, _ *drivers.TaskConfig) { c.NetworkMode = modeNone },
+			map[string]string{"vnet": "new"},
+			map[string]string{"ifconfig -l": "lo0"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := sleeper(t, h, c.change)
+			startTask(t, h, cfg)
+			for parameter, want := range c.parameters {
+				if got := host(t, "jls", "-j", Name(cfg.ID), parameter); got != want {
+					t.Errorf("%s is %q, want %q", parameter, got, want)
+				}
+			}
+			for command, want := range c.inside {
+				if _, out, _ := testutils.ExecTask(t, h, cfg.ID, command, false, ""); strings.TrimSpace(out) != want {
+					t.Errorf("%s says %q, want %q", command, out, want)
+				}
+			}
+		})
+	}
+}
+
+// TestCores has what Nomad reserved for the task in the jail's cpuset(2), and so in all processes of it.
+func TestCores(t *testing.T) {
+	h, _ := wideHarness(t)
+	cfg := sleeper(t, h, func(_ *TaskConfig, cfg *drivers.TaskConfig) {
+		cfg.Resources.NomadResources.Cpu.ReservedCores = []uint16{0}
+	})
+	startTask(t, h, cfg)
+	jid := host(t, "jls", "-j", Name(cfg.ID), "jid")
+	if got := host(t, "cpuset", "-g", "-j", jid); !strings.HasSuffix(got, "mask: 0") {
+		t.Errorf("cpuset says %q of the jail", got)
+	}
+	status, err := h.InspectTask(cfg.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := host(t, "cpuset", "-g", "-p", status.DriverAttributes["pid"]); !strings.HasSuffix(got, "mask: 0") {
+		t.Errorf("cpuset says %q of the first process", got)
+	}
+}
+
+// TestRefusals are starts that FreeBSD has its own reasons to refuse: one sentence, and nothing is left.
+func TestRefusals(t *testing.T) {
+	h, d := wideHarness(t)
+	buildRelease(t, d, "future:1.0", "99.1-RELEASE")
+	buildRelease(t, d, "past:1.0", "11.4-RELEASE")
+	before := holdings(t, d)
+	for _, c := range []struct {
+		name   string
+		change func(*TaskConfig, *drivers.TaskConfig)
+		want   string
+	}{
+		{
+			"devfs ruleset that does not exist", func(c *TaskConfig, _ *drivers.TaskConfig) { c.DevfsRuleset = 777 },
+			"devfs ruleset 777 has no rules and would show all the host's devices",
+		},
+		{
+			"devfs ruleset that the operator does not list", func(c *TaskConfig, _ *drivers.TaskConfig) { c.DevfsRuleset = 1 },
+			"devfs_ruleset 1 is not allowed here; the operator allows it with devfs_rulesets = [1]",
+		},
+		{
+			"image of a newer release", func(c *TaskConfig, _ *drivers.TaskConfig) { c.Image = "future:1.0" },
+			"image future:1.0: it is made from 99.1-RELEASE and this host's kernel is ",
+		},
+		{
+			"core that the host does not have",
+			func(_ *TaskConfig, cfg *drivers.TaskConfig) {
+				cfg.Resources.NomadResources.Cpu.ReservedCores = []uint16{200}
+			},
+			"limits: ",
+		},
+		{
+			"jail of that name",
+			func(_ *TaskConfig, cfg *drivers.TaskConfig) {
+				host(t, "jail", "-c", "name="+Name(cfg.ID), "path=/", "persist")
+			},
+			"exists already, and no task of this driver has it; it is removed now",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := sleeper(t, h, c.change)
+			_, _, err := h.StartTask(cfg)
+			if err == nil {
+				h.DestroyTask(cfg.ID, true)
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want one line with %s", err, c.want)
+			}
+			if after := holdings(t, d); after != before {
+				t.Errorf("before: %s; left: %s", before, after)
+			}
+		})
+	}
+	t.Run("image of an older release runs", func(t *testing.T) {
+		startTask(t, h, sleeper(t, h, func(c *TaskConfig, _ *drivers.TaskConfig) { c.Image = "past:1.0" }))
+	})
+}
+
+func buildRelease(t *testing.T, d *Driver, name, release string) {
+	t.Helper()
+	root := t.TempDir()
+	if err := rootfs.Make(root, ""); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := image.ParseReference(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.host.Images.Build(context.Background(), ref, root, image.BuildOptions{OSRelease: release}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRemovedBehindOurBack has an operator remove the jail: the task ends, and its network goes with it.
+func TestRemovedBehindOurBack(t *testing.T) {
+	h, d := wideHarness(t)
+	before := holdings(t, d)
+	cfg := sleeper(t, h, func(*TaskConfig, *drivers.TaskConfig) {})
+	startTask(t, h, cfg)
+	if err := jail.Kill(d.host.taskDir(Name(cfg.ID))); err != nil {
+		t.Fatal(err)
+	}
+	if r := waitTask(t, h, cfg.ID); r.Signal != 9 || r.OOMKilled {
+		t.Errorf("got %+v, want signal 9", r)
+	}
+	if err := h.DestroyTask(cfg.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	if after := holdings(t, d); after != before {
+		t.Errorf("before: %s; left: %s", before, after)
+	}
+}
+
+func TestFingerprintOfFreeBSD(t *testing.T) {
+	_, d := wideHarness(t)
+	f := d.fingerprint(context.Background())
+	if f.Health != drivers.HealthStateHealthy {
+		t.Errorf("health is %s: %s", f.Health, f.HealthDescription)
+	}
+	for key, want := range map[string]string{
+		"kernel.release": host(t, "uname", "-r"), "kernel.os": "freebsd", "limits.racct": "true", "network.vnet": "true", "network.pf": "true",
+		"network.pf_anchors": "true", "storage.format": "tar",
+	} {
+		got, ok := f.Attributes["driver.jail."+key].GetString()
+		if !ok || got != want {
+			t.Errorf("attribute %s is %q, want %q", key, got, want)
+		}
+	}
+}
