@@ -64,7 +64,7 @@ func prepared(b *testing.B) *Driver {
 	return d
 }
 
-// idleTask has no logs and that waits for a signal.
+// idleTask has no logs and waits for a signal.
 func idleTask(b *testing.B) *drivers.TaskConfig {
 	b.Helper()
 	alloc := uuid.Generate()
