@@ -17,7 +17,7 @@ func BenchmarkStop(b *testing.B) {
 	d := prepared(b)
 	var stops, destroys, both []time.Duration
 	for b.Loop() {
-		cfg := sleeper(b)
+		cfg := idleTask(b)
 		if _, _, err := d.StartTask(cfg); err != nil {
 			b.Fatal(err)
 		}
@@ -64,8 +64,8 @@ func prepared(b *testing.B) *Driver {
 	return d
 }
 
-// sleeper is a task without logs that waits for a signal.
-func sleeper(b *testing.B) *drivers.TaskConfig {
+// idleTask has no logs and waits for a signal.
+func idleTask(b *testing.B) *drivers.TaskConfig {
 	b.Helper()
 	alloc := uuid.Generate()
 	cfg := &drivers.TaskConfig{ID: alloc + "/test/" + uuid.Short(), AllocID: alloc, Name: "test", AllocDir: b.TempDir()}

@@ -21,9 +21,9 @@ const fingerprintPeriod = 30 * time.Second
 // Fingerprint implements drivers.DriverPlugin. What the host lacks is said in words that an operator can act on.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
 	ch := make(chan *drivers.Fingerprint)
-	came := time.Now() // the client, or after the plugin's death the same one to its successor, whose tasks it has recovered by now
+	came := time.Now() // a new client, to the plugin of its predecessor
 	d.begin.Do(func() {
-		came = d.started
+		came = d.started // the client that started this plugin, and may have recovered its tasks before it asks this
 		d.background()
 	})
 	go d.sweep(ctx, came)

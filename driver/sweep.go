@@ -108,7 +108,7 @@ func (d *Driver) sweep(ctx context.Context, came time.Time) {
 			d.logger.Warn("the host could not be searched whole for leftovers", "error", err)
 		}
 		for _, x := range holdings {
-			if d.abandoned(x, came) {
+			if ctx.Err() == nil && d.abandoned(x, came) {
 				d.clear(x)
 			}
 		}
