@@ -49,16 +49,23 @@ func harness(t *testing.T) (*testutils.DriverHarness, *Driver) {
 
 func harnessWith(t *testing.T, config Config) (*testutils.DriverHarness, *Driver) {
 	t.Helper()
+	d := prepared(t, config)
+	h := testutils.NewDriverHarness(t, d)
+	t.Cleanup(h.Kill)
+	return h, d
+}
+
+// prepared is a driver with that configuration, and the test image.
+func prepared(t testing.TB, config Config) *Driver {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	d := New(ctx, DefaultName, hclog.NewNullLogger())
-	h := testutils.NewDriverHarness(t, d)
-	t.Cleanup(h.Kill)
 	var data []byte
 	if err := base.MsgPackEncode(&data, &config); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.SetConfig(&base.Config{PluginConfig: data}); err != nil {
+	if err := d.SetConfig(&base.Config{PluginConfig: data, AgentConfig: &base.AgentConfig{}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.host.Prepare(ctx); err != nil {
@@ -75,7 +82,7 @@ func harnessWith(t *testing.T, config Config) (*testutils.DriverHarness, *Driver
 	if _, err := d.host.Images.Build(ctx, ref, root, image.BuildOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	return h, d
+	return d
 }
 
 // newTaskConfig is a task that runs a shell script in the test image, its folders and logs made as Nomad's client does.
