@@ -16,7 +16,6 @@ import (
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image/command"
-	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
 func main() {
@@ -55,16 +54,6 @@ commands below to build and serve images and to ask a host what runs on it.`,
 		`the name under which the driver registers with Nomad, such as "pot"`)
 	root.AddCommand(command.New(runInJail), psCommand(), gcCommand(), doctorCommand())
 	return root
-}
-
-// forwardCommand is not for people: the network's forwarding process, which lives as long as any task has ports.
-func forwardCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    driver.ForwardCommand + " FOLDER",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
-		RunE:   func(_ *cobra.Command, args []string) error { return forward.Run(args[0]) },
-	}
 }
 
 // startedByNomad looks for the handshake that go-plugin puts into a plugin's environment.

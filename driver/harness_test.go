@@ -18,16 +18,9 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
-	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == ForwardCommand {
-		if err := forward.Run(os.Args[2]); err != nil {
-			panic(err)
-		}
-		return
-	}
 	isolate.Enter(isolate.Options{Network: isolate.Apart})
 	os.Exit(m.Run())
 }
