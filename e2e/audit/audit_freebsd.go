@@ -54,5 +54,5 @@ func rules() ([]string, error) {
 
 // Processes are the command lines on this host, each after its process ID.
 func Processes() ([]string, error) {
-	return command("ps", "-axww", "-o", "pid=,command=")
+	return command("ps", "-axww", "-o", "pid=", "-o", "command=")
 }
