@@ -16,7 +16,6 @@ import (
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image/command"
-	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
 func main() {
@@ -57,16 +56,6 @@ commands below to build and serve images and to ask a host what runs on it.`,
 	last, _ := driver.LastConfig(driver.DefaultConfig().StateDir)
 	root.AddCommand(command.New(runInJail, last.Dataset, last.Directory), psCommand(), gcCommand(), doctorCommand())
 	return root
-}
-
-// forwardCommand is not for people: the network's forwarding process, which lives as long as any task has ports.
-func forwardCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    driver.ForwardCommand + " FOLDER",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
-		RunE:   func(_ *cobra.Command, args []string) error { return forward.Run(args[0]) },
-	}
 }
 
 // startedByNomad looks for the handshake that go-plugin puts into a plugin's environment.

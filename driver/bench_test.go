@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/helper/uuid"
 	"github.com/hashicorp/nomad/plugins/drivers"
 )
@@ -14,7 +13,7 @@ import (
 // BenchmarkStop is the stop of a task that exits at its signal: from StopTask until nothing of it is left on the host. The store is a
 // directory, so what a ZFS takes to destroy a clone is not in it.
 func BenchmarkStop(b *testing.B) {
-	d := prepared(b)
+	d := prepared(b, testConfig(b))
 	var stops, destroys, both []time.Duration
 	for b.Loop() {
 		cfg := idleTask(b)
@@ -49,20 +48,6 @@ func median(all []time.Duration) float64 {
 }
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1e3 }
-
-// prepared is a driver without a plugin process around it, with the test image in its store.
-func prepared(b *testing.B) *Driver {
-	b.Helper()
-	config := testConfig(b)
-	d := New(b.Context(), DefaultName, hclog.NewNullLogger())
-	host, err := NewHost(config, d.logger)
-	if err != nil {
-		b.Fatal(err)
-	}
-	d.config, d.host = config, host
-	buildImage(b, host)
-	return d
-}
 
 // idleTask has no logs and waits for a signal.
 func idleTask(b *testing.B) *drivers.TaskConfig {

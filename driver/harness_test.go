@@ -18,16 +18,9 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
-	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == ForwardCommand {
-		if err := forward.Run(os.Args[2]); err != nil {
-			panic(err)
-		}
-		return
-	}
 	isolate.Enter(isolate.Options{Network: isolate.Apart})
 	os.Exit(m.Run())
 }
@@ -54,20 +47,27 @@ func testConfig(t testing.TB) Config {
 
 func harnessWith(t *testing.T, config Config) (*testutils.DriverHarness, *Driver) {
 	t.Helper()
+	d := prepared(t, config)
+	h := testutils.NewDriverHarness(t, d)
+	t.Cleanup(h.Kill)
+	return h, d
+}
+
+// prepared is a driver with that configuration, and the test image.
+func prepared(t testing.TB, config Config) *Driver {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	d := New(ctx, DefaultName, hclog.NewNullLogger())
-	h := testutils.NewDriverHarness(t, d)
-	t.Cleanup(h.Kill)
 	var data []byte
 	if err := base.MsgPackEncode(&data, &config); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.SetConfig(&base.Config{PluginConfig: data}); err != nil {
+	if err := d.SetConfig(&base.Config{PluginConfig: data, AgentConfig: &base.AgentConfig{}}); err != nil {
 		t.Fatal(err)
 	}
 	buildImage(t, d.host)
-	return h, d
+	return d
 }
 
 func buildImage(t testing.TB, host *Host) {

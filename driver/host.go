@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -101,20 +100,9 @@ func networkConfig(c Config) network.Config {
 	subnet6, _ := netip.ParsePrefix(c.Subnet6)
 	return network.Config{
 		Bridge: c.Bridge, Subnet: subnet, Subnet6: subnet6, StateDir: c.StateDir, Anchor: anchor,
-		Forwarder: []string{self, ForwardCommand},
+		Forwarder: launch.Forwarder(c.StateDir),
 	}
 }
-
-// ForwardCommand is the command of this program, followed by a folder, that is network's forwarding process.
-const ForwardCommand = "forward"
-
-// self is asked at the start: FreeBSD forgets the path of a program whose file was replaced.
-var self = func() string {
-	if path, err := os.Executable(); err == nil {
-		return path
-	}
-	return os.Args[0]
-}()
 
 // Prepare makes what every task needs and none owns: the store's parents, the bridge, the shim. It does so once; a
 // failure is tried again at the next call.

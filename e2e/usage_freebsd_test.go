@@ -9,7 +9,7 @@ import (
 
 // stays is the memory, in bytes of RSS (FreeBSD counts no shares), of the processes that keep tasks.
 func stays() float64 {
-	out, err := exec.Command("ps", "-axww", "-o", "rss=,command=").Output()
+	out, err := exec.Command("ps", "-axww", "-o", "rss=", "-o", "command=").Output()
 	if err != nil {
 		return 0
 	}

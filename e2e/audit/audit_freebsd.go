@@ -55,7 +55,7 @@ func rules() ([]string, error) {
 
 // Processes are the command lines on this host, each after its process ID.
 func Processes() ([]string, error) {
-	return command("ps", "-axww", "-o", "pid=,command=")
+	return command("ps", "-axww", "-o", "pid=", "-o", "command=")
 }
 
 // OpenFiles are what a process has open, without what tells one pipe or socket from another.

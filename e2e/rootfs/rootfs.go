@@ -60,7 +60,7 @@ func Make(dir, httpd string) error {
 			return fmt.Errorf("web server: %w", err)
 		}
 	}
-	return tools(filepath.Join(dir, "bin"))
+	return tools(dir)
 }
 
 func install(from, to string) error {

@@ -9,7 +9,8 @@ import (
 )
 
 // tools are busybox and a name for each thing that it can do.
-func tools(bin string) error {
+func tools(root string) error {
+	bin := filepath.Join(root, "bin")
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return fmt.Errorf("%w; install busybox-static", err)

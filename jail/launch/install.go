@@ -24,15 +24,10 @@ var ErrNoShim = errors.New("built without its shim; build with make")
 // Install writes the shim into stateDir under a name made of its digest, unless it is there, and returns its path. Shims of other
 // versions stay, as tasks may run by them.
 func Install(stateDir string) (string, error) {
-	program, err := programs.ReadFile("bin/shim_" + runtime.GOOS + "_" + runtime.GOARCH)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", ErrNoShim
-	}
+	program, path, err := carried(stateDir)
 	if err != nil {
 		return "", err
 	}
-	digest := sha256.Sum256(program)
-	path := filepath.Join(stateDir, "shim-"+hex.EncodeToString(digest[:6]))
 	if installed(path, program) {
 		return path, nil
 	}
@@ -43,6 +38,25 @@ func Install(stateDir string) (string, error) {
 		return "", fmt.Errorf("install the shim: %w", err)
 	}
 	return path, nil
+}
+
+// Forwarder is the command line, without its last argument, of network's forwarding process on FreeBSD: the shim's program, which
+// Install puts there. It is nil without a shim.
+func Forwarder(stateDir string) []string {
+	if _, path, err := carried(stateDir); err == nil {
+		return []string{path, "forward"}
+	}
+	return nil
+}
+
+// carried is the shim, and where it is to be.
+func carried(stateDir string) (program []byte, path string, err error) {
+	program, err = programs.ReadFile("bin/shim_" + runtime.GOOS + "_" + runtime.GOARCH)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", ErrNoShim
+	}
+	digest := sha256.Sum256(program)
+	return program, filepath.Join(stateDir, "shim-"+hex.EncodeToString(digest[:6])), err
 }
 
 func installed(path string, program []byte) bool {

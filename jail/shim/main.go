@@ -6,6 +6,10 @@
 //	shim NAME        in the task's state folder: starts the task's first process, waits, writes down how it ended (keep.go)
 //	shim enter NAME  starts another process in the cell, for nomad alloc exec (enter.go)
 //
+// On FreeBSD it is also network's forwarding process, one per host, which must outlive the plugin and be as small:
+//
+//	shim forward FOLDER
+//
 // On Linux the first is also init of the cell's namespaces: what is orphaned in the cell is its to reap, and when it goes, the
 // kernel kills what is left. On FreeBSD it stays on the host and is the reaper of what it started.
 //
@@ -38,6 +42,8 @@ func main() {
 	case len(os.Args) == 3 && os.Args[1] == "enter":
 		dropDescriptors(enterReportFD)
 		os.Exit(enter(os.Args[2]))
+	case len(os.Args) == 3 && os.Args[1] == "forward":
+		os.Exit(forwardHost(os.Args[2]))
 	case len(os.Args) == 2:
 		dropDescriptors(aliveFD)
 		os.Exit(keep(os.Args[1]))

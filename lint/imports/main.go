@@ -19,17 +19,19 @@ const (
 
 // knows lists for each folder the folders of ours that its packages may import beside themselves; "nomad" lets Nomad's packages in.
 var knows = map[string][]string{
-	"rctl":     {},
-	"network":  {},
-	"storage":  {},
-	"jail":     {},
-	"health":   {},
-	"image":    {"storage"},
-	"driver":   {"nomad", "rctl", "network", "storage", "jail", "health", "image"},
-	".":        {"nomad", "driver", "rctl", "network", "storage", "jail", "health", "image"},
-	"e2e":      {"nomad", "examples", "driver", "rctl", "network", "storage", "jail", "health", "image"},
-	"examples": {},
-	"deps":     {"nomad"},
+	"rctl":    {},
+	"network": {},
+	"storage": {},
+	"jail":    {},
+	"health":  {},
+	// A program, which composes as main does.
+	"jail/shim": {"jail", "network"},
+	"image":     {"storage"},
+	"driver":    {"nomad", "rctl", "network", "storage", "jail", "health", "image"},
+	".":         {"nomad", "driver", "rctl", "network", "storage", "jail", "health", "image"},
+	"e2e":       {"nomad", "examples", "driver", "rctl", "network", "storage", "jail", "health", "image"},
+	"examples":  {},
+	"deps":      {"nomad"},
 }
 
 // testHelp is open to the tests of every folder, which need its pool and its host.
@@ -109,7 +111,11 @@ func folder(path string) string {
 	if !ok {
 		return ""
 	}
-	first, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+	rest = strings.TrimPrefix(rest, "/")
+	if _, program := knows[rest]; program {
+		return rest
+	}
+	first, _, _ := strings.Cut(rest, "/")
 	if first == "" {
 		return "."
 	}

@@ -19,9 +19,9 @@ const (
 	socketName = "socket"
 	lockName   = "lock"
 	// startTimeout is how long Sync waits for a process to come up.
-	startTimeout = 10 * time.Second
+	startTimeout = 30 * time.Second
 	askTimeout   = 10 * time.Second
-	retryStart   = 500 * time.Millisecond
+	retryStart   = 50 * time.Millisecond
 	retryAsk     = 5 * time.Millisecond
 )
 
@@ -32,7 +32,7 @@ var errNotRunning = errors.New("the forwarding process does not run")
 // and it does not run. The error is that of the named task's rules.
 func Sync(dir, task string, command []string) error {
 	deadline := time.Now().Add(startTimeout)
-	var started time.Time
+	var ended <-chan struct{} // of the process that was started
 	for {
 		err := ask(dir, task)
 		if !errors.Is(err, errNotRunning) {
@@ -45,25 +45,33 @@ func Sync(dir, task string, command []string) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s %s does not come up: %w", strings.Join(command, " "), dir, errNotRunning)
 		}
-		if time.Since(started) > retryStart {
-			if err := start(append(command[:len(command):len(command)], dir)); err != nil {
+		if ended == nil {
+			if ended, err = start(append(command[:len(command):len(command)], dir)); err != nil {
 				return err
 			}
-			started = time.Now()
 		}
-		time.Sleep(retryAsk)
+		select {
+		case <-ended: // another one serves, or did until now
+			ended = nil
+			time.Sleep(retryStart)
+		case <-time.After(retryAsk):
+		}
 	}
 }
 
-func start(command []string) error {
+func start(command []string) (ended <-chan struct{}, err error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the forwarding process: %w", err)
+		return nil, fmt.Errorf("start the forwarding process: %w", err)
 	}
-	go cmd.Wait() //nolint:errcheck // how it ends is seen by asking it
-	return nil
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ends is seen by asking it
+		close(done)
+	}()
+	return done, nil
 }
 
 func ask(dir, task string) error {
