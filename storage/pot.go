@@ -24,6 +24,9 @@ type Pot struct {
 	left  uint64 // of its payload
 }
 
+// potRoot is the child that is a pot's root file system.
+const potRoot = "m"
+
 // maxPotConf is for all of the file system around the root, in bytes.
 const maxPotConf = 4 << 20
 
