@@ -249,3 +249,14 @@ func TestFreeBSDPot(t *testing.T) {
 		t.Errorf("%+v has %s", img, list(t, img.Root))
 	}
 }
+
+// TestForeignSkein has a manifest claim to be a pot that the host may want one day.
+func TestForeignSkein(t *testing.T) {
+	dir, _ := publish(t, "tar", "web:1", makeTree(t, 1000), BuildOptions{})
+	r := newRegistry(t, dir)
+	r.misbehave(manifestField("skein", strings.Repeat("ab", skein.Size)))
+	img, err := newHost(t, "tar", Options{}).Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+	if err != nil || img.Manifest.Skein != "" {
+		t.Errorf("%q, %v", img.Manifest.Skein, err)
+	}
+}

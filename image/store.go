@@ -99,8 +99,8 @@ func New(backend storage.Backend, options Options) *Store {
 
 // Image is one in the store, as one of its references names it.
 type Image struct {
-	// ID is the name of the image's dataset: the hexadecimal digits of its stream's digest, or for an image built here and
-	// not pulled, of what it was built from.
+	// ID is the name of the image's dataset: the hexadecimal digits of its stream's digest; for an image that was built here
+	// and not pulled, "built-" and digits of what it was built from.
 	ID        string
 	Reference Reference
 	Manifest  Manifest
