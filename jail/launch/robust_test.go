@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -143,18 +144,15 @@ func (k *task) startByOther(env ...string) jail.Status {
 	out, err := plugin.StdoutPipe()
 	must(k.t, err)
 	must(k.t, plugin.Start())
-	line := make([]byte, 100)
-	n, err := out.Read(line)
-	must(k.t, err)
-	if string(line[:n]) != "started <nil>\n" {
-		k.t.Fatalf("the other process says %q", line[:n])
-	}
-	if len(env) > 0 && strings.HasPrefix(env[0], "JAIL_TEST_EXEC=") {
-		n, err := out.Read(line)
-		must(k.t, err)
-		if string(line[:n]) != "ready\n" {
-			k.t.Fatalf("the other process says %q", line[:n])
+	lines := bufio.NewReader(out)
+	expect := func(want string) {
+		if line, err := lines.ReadString('\n'); line != want+"\n" {
+			k.t.Fatalf("the other process says %q %v", line, err)
 		}
+	}
+	expect("started <nil>")
+	if len(env) > 0 && strings.HasPrefix(env[0], "JAIL_TEST_EXEC=") {
+		expect("ready")
 	}
 	must(k.t, plugin.Process.Kill())
 	_ = plugin.Wait()
