@@ -180,13 +180,7 @@ func TestPluginKilled(t *testing.T) {
 func TestExecEndsWithPlugin(t *testing.T) {
 	k := newTask(t, "/bin/sleep", "1000")
 	k.startByOther("JAIL_TEST_EXEC=sleep 777 & echo ready; wait")
-	for range 100 {
-		if _, out, _ := k.script("ps -A -o args 2>/dev/null || ps -o args", nil); !strings.Contains(out, "777") {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Error("what was run by exec is still there")
+	k.untilGone("sleep 777")
 }
 
 // A task that ends while there is no plugin tells the next one.
