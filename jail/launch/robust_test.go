@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -143,18 +144,15 @@ func (k *task) startByOther(env ...string) jail.Status {
 	out, err := plugin.StdoutPipe()
 	must(k.t, err)
 	must(k.t, plugin.Start())
-	line := make([]byte, 100)
-	n, err := out.Read(line)
-	must(k.t, err)
-	if string(line[:n]) != "started <nil>\n" {
-		k.t.Fatalf("the other process says %q", line[:n])
-	}
-	if len(env) > 0 && strings.HasPrefix(env[0], "JAIL_TEST_EXEC=") {
-		n, err := out.Read(line)
-		must(k.t, err)
-		if string(line[:n]) != "ready\n" {
-			k.t.Fatalf("the other process says %q", line[:n])
+	lines := bufio.NewReader(out)
+	expect := func(want string) {
+		if line, err := lines.ReadString('\n'); line != want+"\n" {
+			k.t.Fatalf("the other process says %q %v", line, err)
 		}
+	}
+	expect("started <nil>")
+	if len(env) > 0 && strings.HasPrefix(env[0], "JAIL_TEST_EXEC=") {
+		expect("ready")
 	}
 	must(k.t, plugin.Process.Kill())
 	_ = plugin.Wait()
@@ -182,13 +180,7 @@ func TestPluginKilled(t *testing.T) {
 func TestExecEndsWithPlugin(t *testing.T) {
 	k := newTask(t, "/bin/sleep", "1000")
 	k.startByOther("JAIL_TEST_EXEC=sleep 777 & echo ready; wait")
-	for range 100 {
-		if _, out, _ := k.script("ps -A -o args 2>/dev/null || ps -o args", nil); !strings.Contains(out, "777") {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Error("what was run by exec is still there")
+	k.untilGone("sleep 777")
 }
 
 // A task that ends while there is no plugin tells the next one.
