@@ -121,6 +121,7 @@ func newHost(t testing.TB) (client *cell) {
 type cell struct {
 	id    string
 	jid   int
+	name  string
 	agent *agent
 }
 
@@ -128,15 +129,25 @@ var cells atomic.Int32
 
 func newCell(t testing.TB) *cell {
 	t.Helper()
-	name := fmt.Sprintf("networktest%d_%d", os.Getpid(), cells.Add(1))
-	jid, err := jailSet(map[string][]byte{
-		"name": cString(name), "path": cString("/"), "vnet": cInt(1), "persist": nil,
-		"allow.raw_sockets": nil,
+	return newJail(t, fmt.Sprintf("networktest%d_%d", os.Getpid(), cells.Add(1)), map[string][]byte{
+		"vnet": cInt(1), "allow.raw_sockets": nil, "children.max": cInt(9),
 	})
+}
+
+// member is a child that has the cell's network stack.
+func (c *cell) member(t testing.TB) *cell {
+	t.Helper()
+	return newJail(t, fmt.Sprintf("%s.m%d", c.name, cells.Add(1)), map[string][]byte{"ip4": cInt(2), "ip6": cInt(2)})
+}
+
+func newJail(t testing.TB, name string, params map[string][]byte) *cell {
+	t.Helper()
+	params["name"], params["path"], params["persist"] = cString(name), cString("/"), nil
+	jid, err := jailSet(params)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cell{id: strconv.Itoa(jid), jid: jid}
+	c := &cell{id: strconv.Itoa(jid), jid: jid, name: name}
 	t.Cleanup(func() { c.remove(t) })
 	return c
 }

@@ -115,6 +115,9 @@ func (c *cell) remove(t testing.TB) {
 	time.Sleep(50 * time.Millisecond)
 }
 
+// member has the cell's network stack.
+func (c *cell) member(testing.TB) *cell { return c }
+
 // in runs f in the cell; the nil cell is the host.
 func (c *cell) in(t testing.TB, f func()) {
 	t.Helper()

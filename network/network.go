@@ -54,6 +54,10 @@ type Request struct {
 	Name   string // "nj" and 12 hex digits
 	TaskID string // Nomad's, for people who look at the interface
 	Cell   string // Linux: path of the network namespace; FreeBSD: jid in decimal
+	// Within names an attached task, or what was attached for a group of
+	// tasks, whose network stack this task shares. It gets no interface and
+	// no address of its own, and Cell is ignored; its ports come and go with it.
+	Within string
 	Ports  []PortMap
 }
 
@@ -137,8 +141,10 @@ func (n *Network) attach(ctx context.Context, req Request, a Attachment) error {
 			return err
 		}
 	}
-	if err := n.connect(ctx, req, a); err != nil {
-		return fmt.Errorf("interface %s: %w", a.Interface, err)
+	if req.Within == "" {
+		if err := n.connect(ctx, req, a); err != nil {
+			return fmt.Errorf("interface %s: %w", a.Interface, err)
+		}
 	}
 	return n.publish(ctx, req, a)
 }
@@ -176,13 +182,17 @@ func (n *Network) Detach(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	ports, err := n.booked(name)
+	if err != nil {
+		return err
+	}
 	if err := n.unpublish(ctx, name); err != nil {
 		return fmt.Errorf("ports of task %s: %w", name, err)
 	}
 	if err := n.disconnect(ctx, name); err != nil {
 		return fmt.Errorf("interface %s: %w", hostEnd(name), err)
 	}
-	if err := n.endConnections(ctx, name, a); err != nil {
+	if err := n.endConnections(ctx, name, a, ports); err != nil {
 		return fmt.Errorf("connections of task %s: %w", name, err)
 	}
 	return n.releaseAddress(name)
@@ -210,7 +220,7 @@ func (n *Network) Find(name string) (Attachment, bool, error) {
 	if err != nil || !reserved {
 		return Attachment{}, false, err
 	}
-	up, err := n.connected(name)
+	up, err := n.connected(n.holder(name))
 	if err != nil || !up {
 		return Attachment{}, false, err
 	}
@@ -231,6 +241,9 @@ func (n *Network) List(ctx context.Context) ([]string, error) {
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
+
+// shares tells whether the task uses another's interface.
+func (a Attachment) shares(name string) bool { return a.Interface != hostEnd(name) }
 
 func badName(name string) error {
 	return fmt.Errorf("task name %q: want nj and 12 hexadecimal digits", name)

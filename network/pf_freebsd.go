@@ -128,12 +128,13 @@ func forwardRules(rs []redirect) []forward.Rule {
 }
 
 // endConnections by label, which the task's rules gave, and by address.
-func (n *Network) endConnections(ctx context.Context, name string, a Attachment) error {
+func (n *Network) endConnections(ctx context.Context, name string, a Attachment, _ []PortMap) error {
 	kills := [][]string{{"-k", "label", "-k", name}}
-	if a.IPv4.IsValid() {
+	own := !a.shares(name)
+	if own && a.IPv4.IsValid() {
 		kills = append(kills, []string{"-k", a.IPv4.String()}, []string{"-k", "0.0.0.0/0", "-k", a.IPv4.String()})
 	}
-	if a.IPv6.IsValid() {
+	if own && a.IPv6.IsValid() {
 		kills = append(kills, []string{"-k", a.IPv6.String()}, []string{"-k", "::/0", "-k", a.IPv6.String()})
 	}
 	for _, args := range kills {
