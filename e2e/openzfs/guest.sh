@@ -18,8 +18,7 @@ done
 packages="linux-image-cloud-amd64 linux-headers-cloud-amd64 zfs-dkms zfsutils-linux busybox-static tar xz-utils zstd e2fsprogs"
 # What those packages want and the guest can do without.
 absent="debconf debconf-2.0 dkms dpkg file gcc-12 init-system-helpers initramfs-tools kmod libc6-dev linux-base lsb-release perl python3 python3-distutils"
-programs="sbin/zfs sbin/zpool bin/tar usr/bin/xz usr/bin/zstd sbin/mke2fs usr/bin/chattr usr/bin/lsattr bin/busybox"
-modules="virtio_pci virtio_blk zfs"
+programs="sbin/zfs sbin/zpool bin/tar usr/bin/xz usr/bin/zstd usr/bin/chattr usr/bin/lsattr bin/busybox"
 
 apt=$to/apt
 tree=$to/tree # the packages' files
@@ -93,11 +92,9 @@ furnish() {
 	done
 	"$tree/bin/busybox" depmod -b "$tree" "$version"
 	cd "$lib"
-	for module in $modules; do
-		# A module and those it needs.
-		for file in $(sed -n "s#^\([^ ]*/$module\.ko\):#\1#p" modules.dep); do
-			install -D -m 644 "$file" "$root/lib/modules/$version/$file"
-		done
+	# The module and those it needs.
+	for file in $(sed -n 's#^\([^ ]*/zfs\.ko\):#\1#p' modules.dep); do
+		install -D -m 644 "$file" "$root/lib/modules/$version/$file"
 	done
 	cd "$root"
 	"$tree/bin/busybox" depmod -b "$root" "$version"
