@@ -86,6 +86,11 @@ e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC
 	$(BUILD) -o bin/freebsd ./e2e/freebsd
 	bin/freebsd -image "$(IMAGE)" -payload dist/freebsd -results dist/results
 
+.PHONY: test-openzfs
+test-openzfs: ## run the tests that want a pool on today's OpenZFS, in a virtual machine
+	e2e/openzfs/guest.sh dist/openzfs
+	GO=$(GO) e2e/openzfs/test.sh dist/openzfs
+
 .PHONY: lint
 lint: ## check style, vet, who imports whom
 	(cd lint && $(G) build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck && $(G) build -o ../bin/imports ./imports)
