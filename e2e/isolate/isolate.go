@@ -59,13 +59,7 @@ func outer(opt Options) int {
 	code, err := run(opt)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if opt.After != nil {
-		if err := opt.After(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
+		return max(code, 1)
 	}
 	return code
 }
@@ -76,6 +70,10 @@ func run(opt Options) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	if opt.After != nil {
+		// Before the folder goes: on FreeBSD a killed program leaves mounts in it.
+		defer func() { err = errors.Join(err, opt.After()) }()
+	}
 	// A short name: Nomad has sockets far below it, whose paths have at most 108 bytes.
 	// Jails run as users who must reach what lies below.
 	if err := os.Chmod(tmp, 0o755); err != nil {
