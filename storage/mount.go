@@ -58,9 +58,9 @@ func (m Mount) check(goos string) error {
 		}
 	case typeTmpfs:
 	case typeDev:
-		// Ruleset 0 is none: all the host's devices.
-		if goos == "freebsd" && m.Ruleset <= 0 {
-			return fmt.Errorf("devfs ruleset %d would show all the host's devices; 4 is the system's for jails, 5 for those with a network", m.Ruleset)
+		// Ruleset 0 is none, which shows all the host's devices. The kernel takes 16 bits.
+		if goos == "freebsd" && (m.Ruleset < 1 || m.Ruleset > 1<<16-1) {
+			return fmt.Errorf("there is no devfs ruleset %d; 4 is the system's for jails, 5 for those with a network", m.Ruleset)
 		}
 	default:
 		return fmt.Errorf("unknown type %q", m.Type)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -66,16 +65,37 @@ func attachNullfs(m Mount, source *os.File, at string) error {
 
 func inode(info os.FileInfo) uint64 { return info.Sys().(*syscall.Stat_t).Ino }
 
-// checkRuleset refuses a ruleset without rules, which shows all devices. devfs(8) loads the system's rules at boot, if it is told to.
+// devfsRule is struct devfs_rule of fs/devfs/devfs.h.
+type devfsRule struct {
+	magic, id        uint32 // the ID is the ruleset's number and then the rule's, 16 bits each
+	conditions, _    int32
+	pattern          [200]byte
+	actions, hide    int32
+	uid, gid         uint32
+	mode, includedID uint16
+}
+
+const (
+	devfsMagic    = 0xdb0a087a
+	devfsNextRule = 0xc0000000 | unsafe.Sizeof(devfsRule{})<<16 | 'D'<<8 | 4 // DEVFSIO_RGETNEXT
+)
+
+// checkRuleset refuses a ruleset without rules, which shows all devices. The system's are loaded at boot, if it is told to.
 func checkRuleset(n int) error {
-	out, err := exec.Command("/sbin/devfs", "rule", "-s", strconv.Itoa(n), "show").CombinedOutput()
+	dev, err := os.Open("/dev")
 	if err != nil {
-		return fmt.Errorf("devfs ruleset %d: %w: %s", n, err, bytes.TrimSpace(out))
+		return err
 	}
-	if len(bytes.TrimSpace(out)) == 0 {
+	defer dev.Close()
+	rule := devfsRule{magic: devfsMagic, id: uint32(n) << 16}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), devfsNextRule, uintptr(unsafe.Pointer(&rule)))
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOENT:
 		return fmt.Errorf("devfs ruleset %d has no rules and would show all the host's devices; load the system's with: service devfs onestart", n)
 	}
-	return nil
+	return fmt.Errorf("devfs ruleset %d: %w", n, errno)
 }
 
 // nmount is nmount(2). Its options are pairs of strings with their terminating zeros; it writes a reason into errmsg.

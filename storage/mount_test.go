@@ -155,6 +155,7 @@ func TestMountPlan(t *testing.T) {
 		{DefaultMounts(4)[0], "freebsd", true},
 		{DefaultMounts(0)[0], "freebsd", false},
 		{DefaultMounts(-1)[0], "freebsd", false},
+		{DefaultMounts(1 << 16)[0], "freebsd", false},
 		{DefaultMounts(0)[0], "linux", true},
 		{Bind("/a", "/b", false), "freebsd", true},
 	} {
