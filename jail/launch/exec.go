@@ -35,7 +35,11 @@ func Exec(ctx context.Context, shim, dir string, opt ExecOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	s := session{shim: shim, entry: jail.Entry{Spec: spec, Terminal: opt.Tty}}
+	s, err := newSession(shim, jail.Entry{Spec: spec, Terminal: opt.Tty})
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
 	if opt.Tty {
 		return s.runTerminal(ctx, opt)
 	}
@@ -66,59 +70,81 @@ func execSpec(dir string, opt ExecOptions) (jail.Spec, error) {
 	return spec, jail.Resolve(spec.Root, &spec)
 }
 
-// session is a shim that has entered the cell for one process.
+// session is a shim that enters the cell for one process.
 type session struct {
-	shim    string
-	entry   jail.Entry
-	cmd     *exec.Cmd
-	control *os.File
+	entry        jail.Entry
+	cmd          *exec.Cmd
+	control      *os.File // tells the shim what to start, and by its closing that it should end
+	report       *os.File // its answer
+	theirControl *os.File
+	theirReport  *os.File
+}
+
+func newSession(shim string, entry jail.Entry) (*session, error) {
+	theirControl, control, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	report, theirReport, err := os.Pipe()
+	if err != nil {
+		theirControl.Close()
+		control.Close()
+		return nil, err
+	}
+	cmd := &exec.Cmd{
+		Path: shim, Args: []string{"jail-shim", "enter", entry.Spec.Name}, Env: []string{"GOMAXPROCS=1"}, Dir: "/",
+		ExtraFiles: []*os.File{theirControl, theirReport}, SysProcAttr: enterAttr(entry.Terminal),
+	}
+	return &session{entry, cmd, control, report, theirControl, theirReport}, nil
+}
+
+func (s *session) close() {
+	for _, f := range []*os.File{s.control, s.report, s.theirControl, s.theirReport} {
+		f.Close()
+	}
 }
 
 // start returns when the process has exec'd.
-func (s *session) start(ctx context.Context, stdin, stdout, stderr *os.File) error {
-	controlEnd, control, err := os.Pipe()
+func (s *session) start(ctx context.Context) error {
+	err := s.cmd.Start()
+	s.theirControl.Close()
+	s.theirReport.Close()
 	if err != nil {
-		return err
+		return startError(s.cmd.Path, err)
 	}
-	defer controlEnd.Close()
-	report, reportEnd, err := os.Pipe()
-	if err != nil {
-		control.Close()
-		return err
-	}
-	defer report.Close()
-	s.control = control
-	s.cmd = &exec.Cmd{
-		Path: s.shim, Args: []string{"jail-shim", "enter", s.entry.Spec.Name}, Env: []string{"GOMAXPROCS=1"}, Dir: "/",
-		Stdin: stdin, Stdout: stdout, Stderr: stderr, ExtraFiles: []*os.File{controlEnd, reportEnd},
-		SysProcAttr: enterAttr(s.entry.Terminal),
-	}
-	err = s.cmd.Start()
-	reportEnd.Close()
-	if err != nil {
-		control.Close()
-		return fmt.Errorf("start the shim: %w", err)
-	}
-	if err = json.NewEncoder(control).Encode(s.entry); err == nil {
-		err = awaitReport(ctx, report)
+	if err = json.NewEncoder(s.control).Encode(s.entry); err == nil {
+		err = awaitReport(ctx, s.report)
 	}
 	if err != nil {
-		control.Close()
+		s.control.Close()
 		_ = s.cmd.Wait()
 	}
 	return err
 }
 
-// wait returns the exit code, having ended the process when ctx does.
+// endGrace is how long, after ctx has ended, the shim may take to kill what it started, and the caller's writers to return.
+const endGrace = 2 * time.Second
+
+// wait returns the exit code. When ctx ends, it has the process ended and waits no longer than endGrace.
 func (s *session) wait(ctx context.Context) (int, error) {
-	stop := context.AfterFunc(ctx, func() { s.control.Close() })
-	err := s.cmd.Wait()
-	stop()
-	s.control.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- s.cmd.Wait() }()
+	select {
+	case err := <-ended:
+		return exitCode(err)
+	case <-ctx.Done():
+		s.control.Close()
+	}
+	select {
+	case <-ended:
+	case <-time.After(endGrace):
+	}
+	return 0, ctx.Err()
+}
+
+func exitCode(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {
-	case ctx.Err() != nil:
-		return 0, ctx.Err()
 	case err == nil:
 		return 0, nil
 	case errors.As(err, &exit) && exit.ExitCode() >= 0:
@@ -128,106 +154,30 @@ func (s *session) wait(ctx context.Context) (int, error) {
 }
 
 func (s *session) runPipes(ctx context.Context, opt ExecOptions) (int, error) {
-	var pipes pipes
-	defer pipes.close()
-	stdin := pipes.input(opt.Stdin)
-	stdout := pipes.output(opt.Stdout)
-	stderr := pipes.output(opt.Stderr)
-	if pipes.err != nil {
-		return 0, pipes.err
+	s.cmd.Stdout, s.cmd.Stderr = piped(opt.Stdout), piped(opt.Stderr)
+	if opt.Stdin != nil {
+		stdin, err := s.cmd.StdinPipe()
+		if err != nil {
+			return 0, err
+		}
+		// Not as cmd.Stdin, since the end of the process would wait for the end of the input then.
+		go func() {
+			_, _ = io.Copy(stdin, opt.Stdin)
+			stdin.Close()
+		}()
 	}
-	err := s.start(ctx, stdin, stdout, stderr)
-	pipes.closeTheirs()
-	if err != nil {
+	if err := s.start(ctx); err != nil {
 		return 0, err
 	}
-	pipes.copy()
-	code, err := s.wait(ctx)
-	pipes.drain(ctx)
-	return code, err
+	return s.wait(ctx)
 }
 
-// pipes are those between the caller's readers and writers and a process.
-type pipes struct {
-	err     error
-	ours    []*os.File
-	theirs  []*os.File
-	copiers []func()
-	outputs chan struct{} // one for each output that has ended
-	pending int
-}
-
-// input does not outlive the process by waiting for r: nobody waits for its copier.
-func (p *pipes) input(r io.Reader) *os.File {
-	if r == nil {
-		return p.null()
-	}
-	theirs, ours := p.pipe()
-	p.copiers = append(p.copiers, func() {
-		_, _ = io.Copy(ours, r)
-		ours.Close()
-	})
-	p.ours, p.theirs = append(p.ours, ours), append(p.theirs, theirs)
-	return theirs
-}
-
-func (p *pipes) output(w io.Writer) *os.File {
+// piped has os/exec put a pipe before w even if w is a file: the cell gets no descriptor of the caller's.
+func piped(w io.Writer) io.Writer {
 	if w == nil {
-		return p.null()
+		return nil
 	}
-	ours, theirs := p.pipe()
-	p.pending++
-	p.copiers = append(p.copiers, func() {
-		_, _ = io.Copy(w, ours)
-		p.outputs <- struct{}{}
-	})
-	p.ours, p.theirs = append(p.ours, ours), append(p.theirs, theirs)
-	return theirs
-}
-
-func (p *pipes) null() *os.File {
-	f, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	p.err = errors.Join(p.err, err)
-	p.theirs = append(p.theirs, f)
-	return f
-}
-
-func (p *pipes) pipe() (r, w *os.File) {
-	r, w, err := os.Pipe()
-	p.err = errors.Join(p.err, err)
-	return r, w
-}
-
-func (p *pipes) copy() {
-	p.outputs = make(chan struct{}, p.pending)
-	for _, c := range p.copiers {
-		go c()
-	}
-}
-
-// drain waits until the outputs have ended, that is until the last process that has them has.
-func (p *pipes) drain(ctx context.Context) {
-	for ; p.pending > 0; p.pending-- {
-		select {
-		case <-p.outputs:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (p *pipes) closeTheirs() {
-	for _, f := range p.theirs {
-		f.Close()
-	}
-	p.theirs = nil
-}
-
-func (p *pipes) close() {
-	p.closeTheirs()
-	for _, f := range p.ours {
-		f.Close()
-	}
+	return struct{ io.Writer }{w}
 }
 
 func (s *session) runTerminal(ctx context.Context, opt ExecOptions) (int, error) {
@@ -236,12 +186,14 @@ func (s *session) runTerminal(ctx context.Context, opt ExecOptions) (int, error)
 		return 0, err
 	}
 	defer master.Close()
-	err = s.start(ctx, slave, slave, slave)
+	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = slave, slave, slave
+	err = s.start(ctx)
 	slave.Close()
 	if err != nil {
 		return 0, err
 	}
 	ended := make(chan struct{})
+	defer close(ended)
 	go resize(master, opt.Resize, ended)
 	if opt.Stdin != nil {
 		go func() { _, _ = io.Copy(master, opt.Stdin) }()
@@ -252,7 +204,6 @@ func (s *session) runTerminal(ctx context.Context, opt ExecOptions) (int, error)
 		_, _ = io.Copy(orDiscard(opt.Stdout), master)
 	}()
 	code, err := s.wait(ctx)
-	close(ended)
 	// The kernel hangs the terminal up when the process that leads its session ends; what was written before is still read.
 	_ = master.SetReadDeadline(time.Now().Add(time.Second))
 	select {

@@ -84,7 +84,7 @@ func startShim(ctx context.Context, shim, dir, name string) error {
 	reportEnd.Close()
 	if err != nil {
 		report.Close()
-		return fmt.Errorf("start the shim: %w", err)
+		return startError(shim, err)
 	}
 	if err := awaitReport(ctx, report); err != nil {
 		_ = cmd.Process.Kill()
@@ -94,6 +94,13 @@ func startShim(ctx context.Context, shim, dir, name string) error {
 	}
 	go reap(cmd, report)
 	return nil
+}
+
+func startError(shim string, err error) error {
+	if errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("start the shim: %w; the file system of %s must not be mounted noexec", err, filepath.Dir(shim))
+	}
+	return fmt.Errorf("start the shim: %w", err)
 }
 
 // awaitReport reads "started", or the sentence that says why not.

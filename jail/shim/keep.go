@@ -32,6 +32,7 @@ type task struct {
 }
 
 func keep(name string) int {
+	forget := forgetProgram()
 	t, err := begin(name)
 	if err != nil {
 		os.Stderr.WriteString(err.Error() + "\n")
@@ -41,7 +42,7 @@ func keep(name string) int {
 		killCell(name) // the plugin died: nobody knows of the task
 		return 1
 	}
-	settle()
+	settle(forget)
 	t.finish(t.await())
 	return 0
 }

@@ -72,9 +72,9 @@ func catchSignals() {
 
 // settle gives back the memory that starting the task took. Waiting makes next to no garbage, so it is collected only should there be
 // some megabytes of it one day, and not every two minutes.
-func settle() {
+func settle(forget func()) {
 	debug.FreeOSMemory()
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(16 << 20)
-	forgetProgram()
+	forget()
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"os"
 	"strconv"
 	"strings"
@@ -10,17 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetProgram unmaps the pages of the program that starting a task took, which are most of it. The few that waiting takes come
-// back from the page cache.
-func forgetProgram() {
-	maps, err := os.Open("/proc/self/maps")
+// forgetProgram returns a function that unmaps the pages of the program that starting a task took, which are most of it. The few that
+// waiting takes come back from the page cache. It looks for them now, as /proc will not show this process later.
+func forgetProgram() func() {
+	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
-		return
+		return func() {}
 	}
-	defer maps.Close()
-	for s := bufio.NewScanner(maps); s.Scan(); {
-		if from, to, ok := programRange(s.Text()); ok {
-			_, _, _ = syscall.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED)
+	return func() {
+		for line := range strings.Lines(string(maps)) {
+			if from, to, ok := programRange(line); ok {
+				_, _, _ = syscall.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED)
+			}
 		}
 	}
 }
