@@ -128,6 +128,7 @@ func TestSplit(t *testing.T) {
 			"no begin":             {stream: made(order, typeWrite, 0, map[int]uint64{8: beginMagic}, ""), want: "does not begin"},
 			"volume":               {stream: whole(begin("p@s", 32, contents(3))), want: "not a file system"},
 			"encrypted":            {stream: whole(begin("p@s", 16, kindSubstream|featureRaw<<2)), want: "encrypted"},
+			"redacted":             {stream: whole(begin("p@s", 16, kindSubstream|featureRedacted<<2)), want: "redacted"},
 			"two snapshots":        {stream: packed(whole(begin("p@s")), whole(begin("p@t", 48, 7))), want: "a second snapshot"},
 			"two of the child":     {stream: packed(whole(begin("p@s")), whole(begin("p/m@s")), whole(begin("p/m@s"))), want: "a second snapshot"},
 			"another child":        {stream: packed(whole(begin("p@s")), whole(begin("p/x@s"))), want: "holds p/x@s beside p@s"},
