@@ -41,6 +41,11 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if p.ref, err = p.reference(); err != nil {
 		return nil, err
 	}
+	if path, ok := strings.CutPrefix(p.ref.Base, "file://"); ok {
+		if _, _, err := operator.permitPath(path, false); err != nil {
+			return nil, fmt.Errorf("image %s: %w", p.ref, err)
+		}
+	}
 	if p.command, err = p.task.command(); err != nil {
 		return nil, err
 	}

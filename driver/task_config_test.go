@@ -81,6 +81,7 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 			TaskConfig{NetworkMode: "host"},
 			`network_mode "host" is not allowed here; the operator allows it with allow = ["host_network"] in the plugin's configuration`,
 		},
+		{"image of the host", TaskConfig{Image: "file:///srv/images/web:1"}, `image file:///srv/images/web:1: host path /srv/images is not allowed`},
 		{"pot without tag", TaskConfig{Pot: "web"}, `pot and tag go together: the image's name and its version, with image as their base URL`},
 		{"extra host", TaskConfig{ExtraHosts: []string{"db"}}, `extra_hosts: "db" must be HOST:ADDRESS`},
 		{"extra host address", TaskConfig{ExtraHosts: []string{"db:nine"}}, `extra_hosts: "db:nine": "nine" is not an IP address`},

@@ -21,6 +21,7 @@ const (
 	kindPackage   = 2
 
 	contentFileSystem = 2       // DMU_OST_ZFS; a volume is another
+	featureRedacted   = 1 << 21 // DMU_BACKUP_FEATURE_REDACTED: with holes in it, and not to be mounted
 	featureRaw        = 1 << 24 // DMU_BACKUP_FEATURE_RAW: encrypted, by a key that this host lacks
 )
 
@@ -137,6 +138,8 @@ func check(begin record, incremental bool) error {
 		return fmt.Errorf("the stream holds %s, which is not a file system", begin.name())
 	case version>>2&featureRaw != 0:
 		return errors.New("the stream is encrypted; send it without -w")
+	case version>>2&featureRedacted != 0:
+		return errors.New("the stream is redacted; send it without --redact")
 	case from != 0 && !incremental:
 		return errors.New("the stream is incremental, and its image names no parent")
 	case from == 0 && incremental:

@@ -140,6 +140,7 @@ func TestStreams(t *testing.T) {
 			"no begin":              {stream: made(order, typeWrite, 0, map[int]uint64{8: beginMagic}, ""), want: "does not begin"},
 			"volume":                {stream: whole(begin("p@s", 32, contents(3))), want: "not a file system"},
 			"encrypted":             {stream: whole(begin("p@s", 16, kindSubstream|featureRaw<<2)), want: "encrypted"},
+			"redacted":              {stream: whole(begin("p@s", 16, kindSubstream|featureRedacted<<2)), want: "redacted"},
 			"two snapshots":         {stream: packed(whole(begin("p@s")), whole(begin("p@t", 48, 7))), want: "holds p@t as well"},
 			"child":                 {stream: packed(whole(begin("p@s")), whole(begin("p/x@s"))), want: "holds p/x@s as well"},
 			"empty package":         {stream: packed(), want: "does not begin"},
