@@ -77,14 +77,19 @@ soak: all faulty ## start, stop and crash for hours; ROUNDS= says how often
 	$(TEST) -v -timeout 12h -run 'TestCrash|TestSoak' ./e2e -faulty "$$PWD/bin/nomad-driver-jail-faulty" -rounds $(ROUNDS)
 
 .PHONY: bench
-bench: all ## compare with Nomad's raw_exec driver in the same agent
-	$(TEST) -run '^$$' -bench . -benchtime 5x -timeout 30m -v ./e2e
+bench: all ## compare starts with raw_exec and pulls with their floor, and measure 200 tasks on one host
+	$(TEST) -p 1 -run '^$$' -bench . -benchtime 5x -timeout 60m -v ./driver ./e2e ./image
 
 .PHONY: e2e-freebsd
 e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path
 	GO=$(GO) e2e/freebsd/payload.sh dist/freebsd
 	$(BUILD) -o bin/freebsd ./e2e/freebsd
 	bin/freebsd -image "$(IMAGE)" -payload dist/freebsd -results dist/results
+
+.PHONY: test-openzfs
+test-openzfs: ## run the tests that want a pool on today's OpenZFS, in a virtual machine
+	e2e/openzfs/guest.sh dist/openzfs
+	GO=$(GO) e2e/openzfs/test.sh dist/openzfs
 
 .PHONY: lint
 lint: ## check style, vet, who imports whom

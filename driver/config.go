@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
@@ -43,7 +44,27 @@ type Config struct {
 	// CleanupDelay is how long after its start a plugin process waits before it removes what no task owns.
 	CleanupDelay string `codec:"cleanup_delay"`
 
+	Images ImagesConfig `codec:"images"`
 	Consul ConsulConfig `codec:"consul"`
+}
+
+// ImagesConfig is how images are fetched, trusted and kept.
+type ImagesConfig struct {
+	// Keys are public keys of signify(1) or minisign: paths of their files, or the base64 line in one. With any, an image
+	// without a signature by one of them is refused.
+	Keys []string `codec:"keys"`
+	// Mirrors are "URL=MIRROR" entries: another base URL to try before a registry's own.
+	Mirrors []string `codec:"mirrors"`
+	CAFile  string   `codec:"ca_file"`
+	Proxy   string   `codec:"proxy"`
+	// AuthFile holds registries' credentials, as podman login writes them.
+	AuthFile string `codec:"auth_file"`
+	// Retry is how long a registry may fail before a pull gives up, as a Go duration.
+	Retry string `codec:"retry"`
+	// GCDelay is how long after its last use an image that no task uses is removed; MaxSize, such as "50GiB", is what all
+	// images together may take before the one whose last use is longest ago goes earlier.
+	GCDelay string `codec:"gc_delay"`
+	MaxSize string `codec:"max_size"`
 }
 
 // ConsulConfig is how running jails are reported to the local Consul agent.
@@ -68,8 +89,21 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"cpu_hard_limit": withDefault("cpu_hard_limit", "bool", "false"),
 	"pull_timeout":   withDefault("pull_timeout", "string", `"15m"`),
 	"cleanup_delay":  withDefault("cleanup_delay", "string", `"5m"`),
+	"images": hclspec.NewDefault(hclspec.NewBlock("images", false, imagesSpec),
+		hclspec.NewLiteral(`{ keys = [], mirrors = [], ca_file = "", proxy = "", auth_file = "", retry = "10s", gc_delay = "72h", max_size = "" }`)),
 	"consul": hclspec.NewDefault(hclspec.NewBlock("consul", false, consulSpec),
 		hclspec.NewLiteral(`{ enabled = true, address = "", token = "", service = "nomad-jail", ttl = "30s" }`)),
+})
+
+var imagesSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"keys":      withDefault("keys", "list(string)", "[]"),
+	"mirrors":   withDefault("mirrors", "list(string)", "[]"),
+	"ca_file":   withDefault("ca_file", "string", `""`),
+	"proxy":     withDefault("proxy", "string", `""`),
+	"auth_file": withDefault("auth_file", "string", `""`),
+	"retry":     withDefault("retry", "string", `"10s"`),
+	"gc_delay":  withDefault("gc_delay", "string", `"72h"`),
+	"max_size":  withDefault("max_size", "string", `""`),
 })
 
 var consulSpec = hclspec.NewObject(map[string]*hclspec.Spec{
@@ -92,6 +126,7 @@ func DefaultConfig() Config {
 		Subnet:       "10.99.0.0/16",
 		PullTimeout:  "15m",
 		CleanupDelay: "5m",
+		Images:       ImagesConfig{Retry: "10s", GCDelay: "72h"},
 		Consul:       ConsulConfig{Enabled: true, Service: "nomad-jail", TTL: "30s"},
 	}
 }
@@ -143,7 +178,8 @@ func (c *Config) check() error {
 		}
 	}
 	for _, p := range []struct{ key, value string }{
-		{"pull_timeout", c.PullTimeout}, {"cleanup_delay", c.CleanupDelay}, {"consul ttl", c.Consul.TTL},
+		{"pull_timeout", c.PullTimeout}, {"cleanup_delay", c.CleanupDelay},
+		{"images retry", c.Images.Retry}, {"images gc_delay", c.Images.GCDelay}, {"consul ttl", c.Consul.TTL},
 	} {
 		if p.value == "" {
 			continue
@@ -152,7 +188,36 @@ func (c *Config) check() error {
 			return fmt.Errorf("%s: %w", p.key, err)
 		}
 	}
-	return nil
+	if _, err := c.Images.maxSize(); err != nil {
+		return err
+	}
+	_, err := c.Images.mirrors()
+	return err
+}
+
+// mirrors turns "URL=MIRROR" entries into each URL's mirrors, in order.
+func (c *ImagesConfig) mirrors() (map[string][]string, error) {
+	m := map[string][]string{}
+	for _, e := range c.Mirrors {
+		base, mirror, ok := strings.Cut(e, "=")
+		if !ok || base == "" || mirror == "" {
+			return nil, fmt.Errorf("images mirrors: %q must be URL=MIRROR", e)
+		}
+		m[base] = append(m[base], mirror)
+	}
+	return m, nil
+}
+
+// maxSize is in bytes, 0 for no limit.
+func (c *ImagesConfig) maxSize() (uint64, error) {
+	if c.MaxSize == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(c.MaxSize)
+	if err != nil {
+		return 0, fmt.Errorf("images max_size %q is no size; write it as in 50GiB: %w", c.MaxSize, err)
+	}
+	return n, nil
 }
 
 func (c *Config) allows(permission string) bool { return slices.Contains(c.Allow, permission) }

@@ -21,7 +21,12 @@ const fingerprintPeriod = 30 * time.Second
 // Fingerprint implements drivers.DriverPlugin. What the host lacks is said in words that an operator can act on.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
 	ch := make(chan *drivers.Fingerprint)
-	d.begin.Do(d.background)
+	came := time.Now() // a new client, to the plugin of its predecessor
+	d.begin.Do(func() {
+		came = d.started // the client that started this plugin, and may have recovered its tasks before it asks this
+		d.background()
+	})
+	go d.sweep(ctx, came)
 	go func() {
 		defer close(ch)
 		for {
@@ -48,7 +53,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 func (d *Driver) background() {
 	go d.host.Health.Run(d.ctx)
 	go d.forget()
-	go d.sweep()
+	go d.collectImages()
 }
 
 func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {

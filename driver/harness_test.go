@@ -32,12 +32,17 @@ const testImage = "base:1.0"
 // every store.
 func harness(t *testing.T) (*testutils.DriverHarness, *Driver) {
 	t.Helper()
+	return harnessWith(t, testConfig(t))
+}
+
+func testConfig(t testing.TB) Config {
+	t.Helper()
 	config := DefaultConfig()
 	dir := t.TempDir()
 	config.Directory = filepath.Join(dir, "store")
 	config.StateDir = filepath.Join(dir, "state")
 	config.Consul.Enabled = false
-	return harnessWith(t, config)
+	return config
 }
 
 func harnessWith(t *testing.T, config Config) (*testutils.DriverHarness, *Driver) {
@@ -61,7 +66,13 @@ func prepared(t testing.TB, config Config) *Driver {
 	if err := d.SetConfig(&base.Config{PluginConfig: data, AgentConfig: &base.AgentConfig{}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.host.Prepare(ctx); err != nil {
+	buildImage(t, d.host)
+	return d
+}
+
+func buildImage(t testing.TB, host *Host) {
+	t.Helper()
+	if err := host.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
@@ -72,10 +83,9 @@ func prepared(t testing.TB, config Config) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.host.Images.Build(ctx, ref, root, image.BuildOptions{}); err != nil {
+	if _, err := host.Images.Build(t.Context(), ref, root, image.BuildOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	return d
 }
 
 // newTaskConfig is a task that runs a shell script in the test image, its folders and logs made as Nomad's client does.

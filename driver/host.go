@@ -45,7 +45,7 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 		h.Storage = storage.NewDirectory(c.Directory)
 	}
 	if h.Storage != nil {
-		h.Images = image.New(h.Storage, image.Options{LockDir: filepath.Join(c.StateDir, "locks")})
+		h.Images = image.New(h.Storage, imageOptions(c, logger))
 	}
 	net, err := network.New(networkConfig(c), logger.Named("network"))
 	if err != nil {
@@ -63,6 +63,32 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// imageOptions is for a configuration that check has accepted.
+func imageOptions(c Config, logger hclog.Logger) image.Options {
+	mirrors, _ := c.Images.mirrors()
+	return image.Options{
+		LockDir: filepath.Join(c.StateDir, "locks"),
+		Logger:  logger.Named("image"),
+		Limits:  image.Limits{Retry: duration(c.Images.Retry, 10*time.Second)},
+		Keys:    c.Images.Keys,
+		Registry: image.RegistryOptions{
+			Mirrors:  mirrors,
+			CAFile:   c.Images.CAFile,
+			Proxy:    c.Images.Proxy,
+			AuthFile: c.Images.AuthFile,
+		},
+	}
+}
+
+// CollectImages removes images that no task has used for a time, and older ones where they take too much.
+func (h *Host) CollectImages(ctx context.Context) ([]image.Image, error) {
+	size, err := h.Config.Images.maxSize()
+	if err != nil {
+		return nil, err
+	}
+	return h.Images.GC(ctx, image.GCOptions{Delay: duration(h.Config.Images.GCDelay, 72*time.Hour), MaxSize: size})
 }
 
 // anchor is the name that the operator's pf.conf calls; on Linux it is the nftables table's.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
@@ -18,7 +19,8 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		return errors.New("task handle is empty")
 	}
 	cfg := handle.Config
-	if _, err := d.task(cfg.ID); err == nil {
+	if t, err := d.task(cfg.ID); err == nil {
+		t.claim(time.Now())
 		return nil
 	}
 	if handle.Version > handleVersion {
@@ -44,7 +46,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if err := d.host.Prepare(d.ctx); err != nil {
 		return fmt.Errorf("host: %w", err)
 	}
-	t := newTask(cfg, name, dir, state, status)
+	t := newTask(cfg, name, dir, state, status, time.Now())
 	d.adopt(t)
 	if status.Ended.IsZero() {
 		d.host.Health.Register(instance(name, state, status))

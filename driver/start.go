@@ -65,7 +65,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		}
 		return nil, nil, err
 	}
-	t := newTask(cfg, p.name, s.dir, s.state, s.status)
+	t := newTask(cfg, p.name, s.dir, s.state, s.status, s.state.Created)
 	handle, err := t.handle()
 	if err != nil {
 		return nil, nil, err

@@ -19,8 +19,10 @@ func (d *Driver) WaitTask(ctx context.Context, taskID string) (<-chan *drivers.E
 		return nil, err
 	}
 	ch := make(chan *drivers.ExitResult, 1)
+	t.wait(1)
 	go func() {
 		defer close(ch)
+		defer t.wait(-1)
 		select {
 		case <-t.ended:
 			ch <- t.exit()

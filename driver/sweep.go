@@ -91,43 +91,91 @@ func (d *Driver) forget() {
 	d.host.Health.Reconcile(alive)
 }
 
-// sweep removes, some time after the plugin's start, what Nomad has not claimed: by then it has recovered whatever it
-// knows of. Another driver's tasks (a second plugin registered under another name) are left alone.
-func (d *Driver) sweep() {
-	select {
-	case <-time.After(duration(d.config.CleanupDelay, 5*time.Minute)):
-	case <-d.ctx.Done():
-		return
-	}
-	holdings, err := d.host.Holdings(d.ctx)
-	if err != nil {
-		d.logger.Warn("the host could not be searched whole for leftovers", "error", err)
-	}
-	for _, x := range holdings {
-		if !d.abandoned(x) {
-			continue
+// sweep removes, again and again while the client whose context it is given is there, what that client has not claimed. It waits
+// first: by then the client has recovered whatever it knows of. Another driver's tasks (a second plugin registered under another
+// name) are left alone.
+func (d *Driver) sweep(ctx context.Context, came time.Time) {
+	for {
+		select {
+		case <-time.After(duration(d.config.CleanupDelay, 5*time.Minute)):
+		case <-ctx.Done():
+			return
+		case <-d.ctx.Done():
+			return
 		}
-		d.logger.Info("removing what no task owns", "task", x.Name, "task_id", x.State.TaskID, "parts", strings.Join(x.Parts, ","))
-		if err := d.host.Remove(d.ctx, x.Name); err != nil {
-			d.logger.Warn("leftover not removed", "task", x.Name, "error", err)
+		holdings, err := d.host.Holdings(d.ctx)
+		if err != nil {
+			d.logger.Warn("the host could not be searched whole for leftovers", "error", err)
+		}
+		for _, x := range holdings {
+			if ctx.Err() == nil && d.abandoned(x, came) {
+				d.clear(x)
+			}
 		}
 	}
 }
 
-// abandoned is asked when all that was alive at the plugin's start has had its time to be recovered. A start under way
-// has a state folder but is not in d.tasks yet; it is younger than this process.
-func (d *Driver) abandoned(x Holding) bool {
-	if slices.Contains(x.Parts, "state") && (x.State.Driver != d.name || x.State.Created.After(d.started)) {
-		return false
+// imageGCPeriod is how often the plugin looks for images to remove.
+const imageGCPeriod = 10 * time.Minute
+
+// collectImages also removes what a killed pull has left, first of all.
+func (d *Driver) collectImages() {
+	if d.host.Images == nil {
+		return
 	}
+	if err := d.host.Prepare(d.ctx); err != nil {
+		return // the fingerprint says so
+	}
+	if err := d.host.Images.Sweep(d.ctx); err != nil {
+		d.logger.Warn("what killed pulls left is not removed", "error", err)
+	}
+	for {
+		removed, err := d.host.CollectImages(d.ctx)
+		for _, i := range removed {
+			d.logger.Info("removed an unused image", "image", i.Reference.String(), "last_used", i.LastUsed)
+		}
+		if err != nil {
+			d.logger.Warn("unused images not removed", "error", err)
+		}
+		select {
+		case <-time.After(imageGCPeriod):
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *Driver) clear(x Holding) {
+	d.logger.Info("removing what no task owns", "task", x.Name, "task_id", x.State.TaskID, "parts", strings.Join(x.Parts, ","))
+	var err error
+	if t := d.named(x.Name); t != nil {
+		err = d.DestroyTask(t.cfg.ID, true)
+	} else {
+		err = d.host.Remove(d.ctx, x.Name)
+	}
+	if err != nil {
+		d.logger.Warn("leftover not removed", "task", x.Name, "error", err)
+	}
+}
+
+// abandoned is asked when all that was alive when the client came has had its time to be recovered. A start under way has a
+// state folder but is not in d.tasks yet; it is younger than this process.
+func (d *Driver) abandoned(x Holding, came time.Time) bool {
+	if t := d.named(x.Name); t != nil {
+		return t.unclaimed(came)
+	}
+	return !slices.Contains(x.Parts, "state") || x.State.Driver == d.name && x.State.Created.Before(d.started)
+}
+
+func (d *Driver) named(name string) *task {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	for _, t := range d.tasks {
-		if t.name == x.Name {
-			return false
+		if t.name == name {
+			return t
 		}
 	}
-	return true
+	return nil
 }
 
 // Removable says whether gc may take the holding: it does not run, and nothing happened to it since before.

@@ -22,8 +22,10 @@ type task struct {
 
 	ended chan struct{} // closed when status is final
 
-	mu     sync.Mutex
-	status jail.Status
+	mu      sync.Mutex
+	status  jail.Status
+	claimed time.Time // when Nomad last asked to start or to recover it
+	waiters int       // calls of WaitTask: while a task runs that Nomad knows there is one
 }
 
 // TaskState is what Nomad keeps for us in the task's handle. The state folder on the host has the rest.
@@ -32,8 +34,8 @@ type TaskState struct {
 	Network *drivers.DriverNetwork
 }
 
-func newTask(cfg *drivers.TaskConfig, name, dir string, state State, status jail.Status) *task {
-	return &task{cfg: cfg, name: name, dir: dir, state: state, status: status, ended: make(chan struct{})}
+func newTask(cfg *drivers.TaskConfig, name, dir string, state State, status jail.Status, claimed time.Time) *task {
+	return &task{cfg: cfg, name: name, dir: dir, state: state, status: status, claimed: claimed, ended: make(chan struct{})}
 }
 
 // adopt makes t known to Nomad's calls and waits for its end in the background.
@@ -68,6 +70,26 @@ func (t *task) lastStatus() jail.Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.status
+}
+
+func (t *task) claim(at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.claimed = at
+}
+
+func (t *task) wait(waiters int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiters += waiters
+}
+
+// unclaimed says that the client that came then neither asked for the task nor waits for it: its predecessor died before it wrote down
+// what it had started, and Nomad has started the task once more under another ID.
+func (t *task) unclaimed(came time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.waiters == 0 && t.claimed.Before(came)
 }
 
 func (t *task) running() bool {

@@ -49,13 +49,20 @@ func makeLargeTree(b *testing.B, size int) string {
 }
 
 // BenchmarkPull compares, in turns, a pull by a process of its own with the floor, `zstd -dc FILE | zfs receive` from the local
-// disk, and with the three passes of a download to a file, a hash of it, and zstd and receive from it.
+// disk, and with the three passes of a download to a file, a hash of it, and zstd and receive from it: once from a registry
+// that is as fast as this machine, and once from one behind a network of a gigabit a second.
 func BenchmarkPull(b *testing.B) {
 	dir, m := publish(b, "zfs", "web:1", makeLargeTree(b, benchSize), BuildOptions{})
+	b.Logf("%d MiB, %d MiB compressed", m.UncompressedSize>>20, m.Size>>20)
+	b.Run("loopback", func(b *testing.B) { benchmarkPull(b, dir, m, nil) })
+	b.Run("gigabit", func(b *testing.B) { benchmarkPull(b, dir, m, paced(125e6)) })
+}
+
+func benchmarkPull(b *testing.B, dir string, m Manifest, pace fault) {
 	file := filepath.Join(dir, "web_1.zfs.zst")
 	r := newRegistry(b, dir)
+	r.misbehave(pace)
 	h := newHost(b, "zfs", Options{})
-	b.Logf("%d MiB, %d MiB compressed", m.UncompressedSize>>20, m.Size>>20)
 	var floor, pulled, three []time.Duration
 	var growth []int
 	for b.Loop() {
@@ -75,8 +82,28 @@ func BenchmarkPull(b *testing.B) {
 	b.ReportMetric(median(three).Seconds(), "three-pass-s")
 	b.ReportMetric(median(pulled).Seconds()/median(floor).Seconds(), "pull/floor")
 	b.ReportMetric(median(pulled).Seconds()/median(three).Seconds(), "pull/three-pass")
-	slices.Sort(growth)
-	b.ReportMetric(float64(growth[len(growth)-1])/(1<<20), "MiB-growth")
+	b.ReportMetric(float64(slices.Max(growth))/(1<<20), "MiB-growth")
+}
+
+// paced is a network of that many bytes a second.
+func paced(rate float64) fault {
+	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		good.ServeHTTP(&pacedWriter{ResponseWriter: w, rate: rate, began: time.Now()}, r)
+	}
+}
+
+type pacedWriter struct {
+	http.ResponseWriter
+	rate  float64
+	began time.Time
+	bytes int
+}
+
+func (p *pacedWriter) Write(data []byte) (int, error) {
+	n, err := p.ResponseWriter.Write(data)
+	p.bytes += n
+	time.Sleep(time.Until(p.began.Add(time.Duration(float64(p.bytes) / p.rate * float64(time.Second)))))
+	return n, err
 }
 
 func timed(b *testing.B, f func()) time.Duration {

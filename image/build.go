@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -146,9 +147,12 @@ func (b *building) do(ctx context.Context, i instruction) error {
 	return b.manifest.Defaults.apply(i)
 }
 
+// builtID is of an image made here. It cannot be the digest of a stream: who names one in a manifest gets no image of ours.
+func builtID(h hash.Hash) string { return "built-" + hex.EncodeToString(h.Sum(nil)[:20]) }
+
 // key is the ID of the image that comes of an instruction upon the image so far.
 func (b *building) key(parts ...string) string {
-	return hex.EncodeToString(hashOf(append([]string{b.id, b.salt}, parts...)...).Sum(nil))
+	return builtID(hashOf(append([]string{b.id, b.salt}, parts...)...))
 }
 
 func (b *building) base(ctx context.Context, what string) error {
@@ -194,7 +198,7 @@ func (b *building) copy(ctx context.Context, sources []string, target string) er
 		}
 	}
 	below := b.id
-	b.id = hex.EncodeToString(h.Sum(nil))
+	b.id = builtID(h)
 	return b.step(ctx, b.id, below, func(_ context.Context, root string) error {
 		to, err := os.OpenRoot(root)
 		if err != nil {

@@ -137,7 +137,7 @@ func TestMirrors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := newHost(t, kind, Options{Registry: RegistryOptions{Mirrors: map[string][]string{ref.Base: {gone.url, damaged.url, good.url}}}})
+		h := newHost(t, kind, Options{Limits: impatient, Registry: RegistryOptions{Mirrors: map[string][]string{ref.Base: {gone.url, damaged.url, good.url}}}})
 		img, err := h.Ensure(t.Context(), ref, EnsureOptions{})
 		if err != nil || img.Manifest.Digest != m.Digest || img.Reference.String() != ref.String() {
 			t.Errorf("%+v, %v", img, err)

@@ -103,7 +103,7 @@ func (s *Store) onto(ctx context.Context, img, parent Image) (Image, error) {
 	if slices.ContainsFunc(parent.Clones, func(c string) bool { return path.Base(c) == img.ID }) {
 		return img, nil
 	}
-	id := hex.EncodeToString(hashOf("onto", parent.ID, img.ID).Sum(nil))
+	id := builtID(hashOf("onto", parent.ID, img.ID))
 	if id == img.ID || parent.ID == img.ID {
 		return img, fmt.Errorf("it is its own parent; export it without")
 	}

@@ -4,62 +4,68 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
 
-// known are images that this process has found before, so that a start from a warm store runs no command to look for its
+// known is the store's content as this process saw it last, so that a start from a warm store runs no command to look for its
 // image. It holds while no process has changed a name, which the time of the store's lock tells.
 type known struct {
-	looking sync.Mutex // one looks for all
-	mu      sync.Mutex
-	at      time.Time
-	images  map[string]Image
+	mu   sync.Mutex
+	at   time.Time
+	list []Image
 }
 
-func (s *Store) findKnown(ctx context.Context, ref Reference) (Image, error) {
-	if img, ok := s.known.get(ref.String(), s.lastChange()); ok && isDir(img.Root) {
-		return img, nil
-	}
-	s.known.looking.Lock()
-	defer s.known.looking.Unlock()
-	at := s.lastChange()
-	if img, ok := s.known.get(ref.String(), at); ok && isDir(img.Root) {
-		return img, nil
-	}
-	img, err := s.find(ctx, ref)
-	if err == nil {
-		s.known.put(ref.String(), img, at)
-	}
-	return img, err
-}
-
-// lastChange is zero where nothing was ever changed here: then nothing is known either.
-func (s *Store) lastChange() time.Time {
-	info, err := os.Stat(filepath.Join(s.options.LockDir, storeLock))
+// look finds an image by what is known.
+func (s *Store) look(ctx context.Context, is func(Image) bool) (Image, error) {
+	s.known.mu.Lock()
+	defer s.known.mu.Unlock()
+	at, err := s.lastChange(ctx)
 	if err != nil {
-		return time.Time{}
+		return Image{}, err
 	}
-	return info.ModTime()
+	if at.Equal(s.known.at) {
+		i := slices.IndexFunc(s.known.list, is)
+		if i < 0 {
+			return Image{}, errNotHere
+		}
+		if img := s.known.list[i]; isDir(img.Root) {
+			return img, nil // else somebody took it away with other tools
+		}
+	}
+	list, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	s.known.at, s.known.list = at, list
+	if i := slices.IndexFunc(list, is); i >= 0 {
+		return list[i], nil
+	}
+	return Image{}, errNotHere
 }
 
-func (k *known) get(key string, at time.Time) (Image, bool) {
+func (k *known) set(at time.Time, list []Image) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if at.IsZero() || !at.Equal(k.at) {
-		return Image{}, false
-	}
-	img, ok := k.images[key]
-	return img, ok
+	k.at, k.list = at, list
 }
 
-func (k *known) put(key string, img Image, at time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !at.Equal(k.at) || k.images == nil {
-		k.at, k.images = at, map[string]Image{}
+// lastChange is when a name was changed, or first asked for.
+func (s *Store) lastChange(ctx context.Context) (time.Time, error) {
+	path := filepath.Join(s.options.LockDir, storeLock)
+	info, err := os.Stat(path)
+	if os.IsNotExist(err) {
+		var unlock func() time.Time
+		if unlock, err = s.lockStore(ctx); err == nil {
+			unlock()
+			info, err = os.Stat(path)
+		}
 	}
-	k.images[key] = img
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 func isDir(path string) bool {

@@ -66,17 +66,13 @@ func (h *host) backend() storage.Backend {
 	return storage.NewDirectory(filepath.Join(h.dir, "store"))
 }
 
-// options that keep tests short.
 func (h *host) options(o Options) Options {
 	o.LockDir = filepath.Join(h.dir, "locks")
-	if o.Limits.Retry == 0 {
-		o.Limits.Retry = 300 * time.Millisecond
-	}
-	if o.Limits.Stall == 0 {
-		o.Limits.Stall = 500 * time.Millisecond
-	}
 	return o
 }
+
+// impatient is for registries that do not get better.
+var impatient = Limits{Retry: 300 * time.Millisecond}
 
 // state is all that a store holds on its host, to be compared.
 func (h *host) state(t testing.TB) string {

@@ -10,9 +10,9 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/image/skein"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // A pot, as `pot export` publishes it: NAME_TAG.xz, the stream; .xz.meta, one line that names the pot it stands on, or "-";
@@ -79,68 +79,15 @@ func (p *pot) tmp() string {
 	return "pull-" + hex.EncodeToString(sum[:16])
 }
 
-// unpackPot receives the pot's root file system alone, and reads its configuration on the way.
+// unpackPot receives the pot's root file system alone, and takes its configuration on the way.
 func (s *Store) unpackPot(ctx context.Context, l *link, parent string, stream io.Reader) error {
-	reader := &sendReader{r: stream}
-	name, err := reader.packageHead()
-	if err != nil {
-		return noEOF(err)
-	}
-	conf, root, err := potStreams(reader, name)
+	p, err := storage.OpenPot(stream)
 	if err != nil {
 		return err
 	}
-	if err := l.manifest.applyPotConf(conf); err != nil {
+	if err := l.manifest.applyPotConf(p.Conf); err != nil {
 		return err
 	}
-	l.manifest.Created = time.Unix(int64(root.u64(24)), 0).UTC()
-	plain := &plainReader{s: reader, first: root}
-	if err := s.backend.Receive(ctx, l.tmp(), parent, plain); err != nil {
-		return err
-	}
-	return potEnd(reader)
-}
-
-// maxPotConf is for the dataset beside the root, which holds little more than pot.conf.
-const maxPotConf = 4 << 20
-
-// potStreams reads up to the stream of the root file system, whose first record it returns.
-func potStreams(reader *sendReader, name string) (conf string, root *sendRecord, err error) {
-	first, dataset, isPackage, err := reader.begin()
-	if err != nil || isPackage || dataset != name {
-		return "", nil, errors.Join(noEOF(err), errStream)
-	}
-	files, err := smallFiles(reader, first, maxPotConf)
-	if err != nil {
-		return "", nil, err
-	}
-	conf, ok := files.file("conf", "pot.conf")
-	if !ok {
-		return "", nil, errors.New("its stream has no conf/pot.conf; export it with pot export")
-	}
-	root, dataset, isPackage, err = reader.begin()
-	switch {
-	case err != nil || isPackage:
-		return "", nil, errors.Join(noEOF(err), errStream)
-	case dataset == name:
-		return "", nil, errors.New("its stream has several snapshots; export it with pot export -A")
-	case dataset != name+"/m":
-		return "", nil, fmt.Errorf("its stream has the dataset %q, which is not a pot's; an image is one root file system", clip(dataset))
-	}
-	return conf, root, nil
-}
-
-// potEnd refuses datasets and snapshots that nobody would look at.
-func potEnd(reader *sendReader) error {
-	end, err := reader.next()
-	if err != nil {
-		return noEOF(err)
-	}
-	if end.kind() == recordBegin {
-		return errors.New("its stream has more than a root file system's one snapshot; export it with pot export -A, without other datasets")
-	}
-	if end.kind() != recordEnd {
-		return errStream
-	}
-	return nil
+	l.manifest.Created = p.Created
+	return s.backend.Receive(ctx, l.tmp(), parent, p.Root)
 }

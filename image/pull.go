@@ -5,9 +5,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 	"io"
 	"slices"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // link is one stream of a pull: the image itself, or one that it is the difference from.
@@ -244,19 +245,14 @@ func (s *Store) findLink(ctx context.Context, l *link) (Image, error) {
 	if l.pot == nil {
 		return s.findDigest(ctx, l.manifest.Digest)
 	}
-	all, err := s.List(ctx)
+	img, err := s.look(ctx, func(img Image) bool { return img.Manifest.Skein == l.pot.sum })
 	if err != nil {
 		return Image{}, err
 	}
-	for _, img := range all {
-		if img.Manifest.Skein == l.pot.sum {
-			name, tag := l.manifest.Name, l.manifest.Tag
-			l.manifest = img.Manifest
-			l.manifest.Name, l.manifest.Tag = name, tag
-			return img, l.checkPin()
-		}
-	}
-	return Image{}, errNotHere
+	name, tag := l.manifest.Name, l.manifest.Tag
+	l.manifest = img.Manifest
+	l.manifest.Name, l.manifest.Tag = name, tag
+	return img, l.checkPin()
 }
 
 // checkPin is for a pot, whose digest is known only now.
@@ -324,7 +320,8 @@ func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patienc
 	defer buffered.Close()
 	defer cancel() // before Close waits
 	err := s.unpack(ctx, l, parent, buffered)
-	return src.offset, s.verdict(src, buffered, l, err)
+	err = s.verdict(src, buffered, l, err)
+	return src.offset.Load(), err
 }
 
 // unpack decompresses into the backend, and reads what is behind the end of the backend's stream.
@@ -384,15 +381,19 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// forVerdict is how much more is downloaded to tell a damaged stream from, say, a full disk.
+const forVerdict = 256 << 20
+
 // verdict says what was wrong in the end, in the order of what explains what: a download that broke off, then bytes that are
 // not the published ones, then what decompressor and backend made of them.
 func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) error {
-	_, err := io.Copy(io.Discard, rest)
-	if err != nil {
-		return err
-	}
-	if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset); err != nil {
-		return err
+	if unpacked == nil || l.manifest.Size-src.offset.Load() < forVerdict {
+		if _, err := io.Copy(io.Discard, rest); err != nil {
+			return err
+		}
+		if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset.Load()); err != nil {
+			return err
+		}
 	}
 	var refused *refusal
 	if errors.As(unpacked, &refused) {

@@ -97,6 +97,9 @@ var broken = []struct {
 		`image web:1: the registry's REGISTRY/web_1.json is larger than 65536 bytes; it is none of ours`},
 	{"another name", manifestField("name", "other"), "", `image web:1: its manifest is of another image, "other:1"; publish it under that name`},
 	{"hostile name", manifestField("name", "../x"), "", `image web:1: its manifest is of another image, "../x:1"; publish it under that name`},
+	{"name with a snapshot", manifestField("name", "a/b@c"), "", `image web:1: its manifest is of another image, "a/b@c:1"; publish it under that name`},
+	{"long name", manifestField("name", strings.Repeat("x", 300)), "",
+		`image web:1: its manifest is of another image, "` + strings.Repeat("x", 80) + `…"; publish it under that name`},
 	{"another tag", manifestField("tag", "2"), "", `image web:1: its manifest is of another image, "web:2"; publish it under that name`},
 	{"unknown OS", manifestField("os", "plan9"), "", `image web:1: its manifest is wrong: unknown os "plan9"; known are freebsd, linux`},
 	{"unknown architecture", manifestField("arch", "vax"), "",
@@ -145,7 +148,7 @@ func TestRefusals(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		dir, m := publish(t, kind, "web:1", makeTree(t, 200<<10), BuildOptions{OS: "linux", Arch: "amd64"})
 		r := newRegistry(t, dir)
-		h := newHost(t, kind, Options{OS: "linux", Arch: "amd64"})
+		h := newHost(t, kind, Options{OS: "linux", Arch: "amd64", Limits: impatient})
 		before := h.state(t)
 		words := strings.NewReplacer("REGISTRY", r.url, "DIGEST", m.Digest, "SIZE", fmt.Sprint(m.Size), "LONGER", fmt.Sprint(m.Size+4),
 			"PLAIN", fmt.Sprint(m.UncompressedSize), "FORMAT", kind, "OTHER", otherKind(kind))
@@ -217,7 +220,7 @@ var (
 )
 
 func TestNoRegistry(t *testing.T) {
-	h := newHost(t, "tar", Options{})
+	h := newHost(t, "tar", Options{Limits: impatient})
 	before := h.state(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

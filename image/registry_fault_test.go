@@ -86,7 +86,7 @@ func TestCutWithoutRanges(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		dir, m := publish(t, kind, "web:1", makeTree(t, 1<<20), BuildOptions{})
 		r := newRegistry(t, dir)
-		h := newHost(t, kind, Options{})
+		h := newHost(t, kind, Options{Limits: impatient})
 		before := h.state(t)
 		for tenth := range 10 {
 			at := int(m.Size) * tenth / 10
@@ -96,7 +96,7 @@ func TestCutWithoutRanges(t *testing.T) {
 		}
 		// It goes well the second time.
 		r.misbehave(withoutRanges(cut(int(m.Size)/2, 1)))
-		if _, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
+		if _, err := New(h.backend(), h.options(Options{})).Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -147,7 +147,7 @@ func TestBitFlips(t *testing.T) {
 func TestSlowAndEndless(t *testing.T) {
 	dir, m := publish(t, "zfs", "web:1", makeTree(t, 1<<20), BuildOptions{})
 	r := newRegistry(t, dir)
-	h := newHost(t, "zfs", Options{})
+	h := newHost(t, "zfs", Options{Limits: Limits{Retry: impatient.Retry, Stall: 500 * time.Millisecond}})
 	before := h.state(t)
 	for _, c := range []struct {
 		name     string

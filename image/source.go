@@ -24,7 +24,7 @@ type source struct {
 	stall    time.Duration
 	report   func(bytes, size int64)
 
-	offset    int64
+	offset    atomic.Int64
 	validator string
 	body      *watchedBody
 	delimited bool  // body's end is known from a connection's
@@ -43,9 +43,9 @@ func (s *source) Read(p []byte) (int, error) {
 		if s.also != nil {
 			s.also.Write(p[:n])
 		}
-		s.offset += int64(n)
+		s.offset.Add(int64(n))
 		if n > 0 {
-			s.report(s.offset, s.size)
+			s.report(s.offset.Load(), s.size)
 		}
 		if err != nil {
 			s.fail(err)
@@ -66,7 +66,7 @@ func (s *source) fail(err error) {
 		s.err = io.EOF
 	case s.ctx.Err() != nil:
 		s.err = context.Cause(s.ctx)
-	case !passing(err) || errors.As(err, &again) || !s.patience.again(s.ctx, s.offset):
+	case !passing(err) || errors.As(err, &again) || !s.patience.again(s.ctx, s.offset.Load()):
 		s.err = err
 	}
 	s.broke = err
@@ -87,34 +87,34 @@ func (s *source) read(p []byte) (int, error) {
 		}
 	}
 	n, err := s.body.Read(p)
-	if s.size >= 0 && s.offset+int64(n) > s.size {
+	if s.size >= 0 && s.offset.Load()+int64(n) > s.size {
 		return 0, &refusal{fmt.Errorf("its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", s.size)}
 	}
-	if err == nil || errors.Is(err, io.EOF) && (s.size < 0 || s.offset+int64(n) == s.size) {
+	if err == nil || errors.Is(err, io.EOF) && (s.size < 0 || s.offset.Load()+int64(n) == s.size) {
 		return n, err
 	}
 	if errors.Is(err, io.EOF) {
 		if s.delimited {
-			return n, s.cutShort(s.offset + int64(n))
+			return n, s.cutShort(s.offset.Load() + int64(n))
 		}
 		err = io.ErrUnexpectedEOF
 	}
-	return n, fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset+int64(n), s.size, err)
+	return n, fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset.Load()+int64(n), s.size, err)
 }
 
 func (s *source) open() error {
 	ctx, cancel := context.WithCancel(s.ctx)
-	resp, err := s.client.get(ctx, s.url, s.offset, s.validator)
+	resp, err := s.client.get(ctx, s.url, s.offset.Load(), s.validator)
 	if err != nil {
 		cancel()
 		return s.shorter(err)
 	}
 	s.body = watch(resp.Body, cancel, s.stall)
 	s.delimited = resp.ProtoMajor > 1 || resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
-	if s.offset > 0 && !s.continues(resp) {
+	if s.offset.Load() > 0 && !s.continues(resp) {
 		return &restart{s.broke}
 	}
-	if s.offset == 0 {
+	if s.offset.Load() == 0 {
 		s.validator = validator(resp.Header)
 	}
 	return s.checkLength(resp)
@@ -124,7 +124,7 @@ func (s *source) open() error {
 func (s *source) shorter(err error) error {
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusRequestedRangeNotSatisfiable {
-		return s.cutShort(s.offset)
+		return s.cutShort(s.offset.Load())
 	}
 	return err
 }
@@ -134,7 +134,7 @@ func (s *source) cutShort(length int64) error {
 }
 
 func (s *source) continues(resp *http.Response) bool {
-	from := fmt.Sprintf("bytes %d-", s.offset)
+	from := fmt.Sprintf("bytes %d-", s.offset.Load())
 	return resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), from)
 }
 
@@ -142,7 +142,7 @@ func (s *source) checkLength(resp *http.Response) error {
 	if resp.ContentLength < 0 {
 		return nil
 	}
-	whole := s.offset + resp.ContentLength
+	whole := s.offset.Load() + resp.ContentLength
 	if s.size < 0 {
 		s.size = whole
 	}

@@ -27,8 +27,8 @@ type Options struct {
 	// OSRelease is the release that images may be made from, at most; "" for the running kernel's on FreeBSD, and for any
 	// elsewhere: a Linux image's release is not a kernel's.
 	OSRelease string
-	Limits   Limits
-	Registry RegistryOptions
+	Limits    Limits
+	Registry  RegistryOptions
 	// Keys are public keys of signify or minisign, as paths of their files or as the base64 line in one. With any, images need
 	// a signature by one of them.
 	Keys []string
@@ -99,8 +99,8 @@ func New(backend storage.Backend, options Options) *Store {
 
 // Image is one in the store, as one of its references names it.
 type Image struct {
-	// ID is the name of the image's dataset: the hexadecimal digits of its stream's digest, or for an image built here and
-	// not pulled, of what it was built from.
+	// ID is the name of the image's dataset: the hexadecimal digits of its stream's digest; for an image that was built here
+	// and not pulled, "built-" and digits of what it was built from.
 	ID        string
 	Reference Reference
 	Manifest  Manifest
@@ -147,7 +147,7 @@ func (s *Store) ensure(ctx context.Context, ref Reference, opt EnsureOptions) (I
 		return Image{}, err
 	}
 	if !opt.ForcePull || ref.Digest != "" {
-		img, err := s.findKnown(ctx, ref)
+		img, err := s.find(ctx, ref)
 		if err == nil && trust.accepts(img) || err != nil && !errors.Is(err, errNotHere) {
 			return img, err
 		}
@@ -165,31 +165,18 @@ var errNotHere = errors.New("the image is not in the store")
 
 // find looks in the store only.
 func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
-	all, err := s.List(ctx)
-	if err != nil {
-		return Image{}, err
+	img, err := s.look(ctx, func(img Image) bool {
+		return img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest)
+	})
+	if err == nil {
+		img.Reference = ref
 	}
-	for _, img := range all {
-		if img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest) {
-			img.Reference = ref
-			return img, nil
-		}
-	}
-	return Image{}, errNotHere
+	return img, err
 }
 
 // findDigest returns the image that has been received from, or sent as, the stream of that digest.
 func (s *Store) findDigest(ctx context.Context, digest string) (Image, error) {
-	all, err := s.List(ctx)
-	if err != nil {
-		return Image{}, err
-	}
-	for _, img := range all {
-		if img.Manifest.Digest == digest || digestPrefix+img.ID == digest {
-			return img, nil
-		}
-	}
-	return Image{}, errNotHere
+	return s.look(ctx, func(img Image) bool { return img.Manifest.Digest == digest || digestPrefix+img.ID == digest })
 }
 
 // List is one line per reference, ordered by them; an image that has lost its references has one line without.
@@ -198,6 +185,10 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.lines(kept), nil
+}
+
+func (s *Store) lines(kept []storage.Image) []Image {
 	var list []Image
 	for _, k := range kept {
 		rs := records(k.Props)
@@ -213,7 +204,7 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	slices.SortFunc(list, func(a, b Image) int {
 		return strings.Compare(a.Reference.Name+":"+a.Reference.Tag+" "+a.Reference.Base+a.ID, b.Reference.Name+":"+b.Reference.Tag+" "+b.Reference.Base+b.ID)
 	})
-	return list, nil
+	return list
 }
 
 // image is what is known of a kept one without its names.
@@ -319,40 +310,60 @@ func (s *Store) setName(ctx context.Context, id string, r record) (Image, error)
 	if err != nil {
 		return Image{}, err
 	}
-	defer unlock()
 	all, err := s.backend.Images(ctx)
+	if err == nil {
+		err = s.rename(ctx, all, id, r.key(), value)
+	}
+	at := unlock()
 	if err != nil {
 		return Image{}, err
 	}
-	named, err := Image{}, errNotHere
-	for _, k := range all {
-		have, want := k.Props[r.key()], noRecord
+	s.known.set(at, s.lines(all))
+	i := slices.IndexFunc(all, func(k storage.Image) bool { return k.ID == id })
+	if i < 0 {
+		return Image{}, errNotHere
+	}
+	return s.image(all[i]).as(r)
+}
+
+// rename gives one of all images a record, and takes that off the others.
+func (s *Store) rename(ctx context.Context, all []storage.Image, id, key, value string) error {
+	for i := range all {
+		k := &all[i]
+		have, want := k.Props[key], noRecord
 		if k.ID == id {
 			want = value
-			named, err = s.image(k).as(r)
 		}
 		if have == want || have == "" && want == noRecord {
 			continue
 		}
-		if err := s.backend.SetProp(ctx, k.ID, r.key(), want); err != nil {
-			return Image{}, err
+		if want == noRecord {
+			s.log.Info("a tag has moved", "from", k.ID, "to", id)
 		}
+		if err := s.backend.SetProp(ctx, k.ID, key, want); err != nil {
+			return err
+		}
+		if k.Props == nil {
+			k.Props = map[string]string{}
+		}
+		k.Props[key] = want
 	}
-	return named, err
+	return nil
 }
 
 const storeLock = "store"
 
 // lockStore is for changes of what is named how. The lock's file bears the time of the last one, for known.
-func (s *Store) lockStore(ctx context.Context) (unlock func(), err error) {
+func (s *Store) lockStore(ctx context.Context) (unlock func() time.Time, err error) {
 	l, err := takeLock(ctx, s.options.LockDir, storeLock, nil)
 	if err != nil {
 		return nil, err
 	}
-	return func() {
+	return func() time.Time {
 		now := time.Now()
 		os.Chtimes(l.file.Name(), now, now)
 		l.release()
+		return now
 	}, nil
 }
 

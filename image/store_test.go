@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -171,6 +172,11 @@ func TestNames(t *testing.T) {
 		if img, err := h.Ensure(t.Context(), pinned, EnsureOptions{}); err != nil || img.ID != moved.ID {
 			t.Errorf("pinned to the new: %s, %v", img.ID, err)
 		}
+		fresh := newHost(t, kind, Options{})
+		before := fresh.state(t)
+		_, err = fresh.Ensure(t.Context(), r.ref(t, "web:latest@"+first.Digest), EnsureOptions{})
+		fresh.refused(t, err, "image web:latest: the registry's digest is "+second.Digest+" now and not "+first.Digest+
+			" as the reference says; pin the new one, or publish the old one again", before, whole)
 		publishFrom(t, builder, "other:1", tree, BuildOptions{Defaults: Defaults{Command: "/bin/other"}}, dir)
 		other, err := h.Ensure(t.Context(), r.ref(t, "other:1"), EnsureOptions{})
 		if err != nil || other.ID != moved.ID || other.Manifest.Defaults.Command != "/bin/other" {
@@ -223,6 +229,10 @@ func TestOneDownload(t *testing.T) {
 					t.Errorf("the last progress is %+v", last)
 				}
 			})
+		}
+		// A process that came first would leave the others here nothing to see the progress of.
+		for stream := "/web_1." + kind + ".zst"; r.count(stream) == 0; {
+			time.Sleep(time.Millisecond)
 		}
 		for range 4 {
 			wg.Go(func() {

@@ -41,7 +41,7 @@ func (s *Store) verify(ctx context.Context, ref Reference, progress func(Progres
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return l.manifest, err
 	}
-	return l.manifest, l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset)
+	return l.manifest, l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset.Load())
 }
 
 // source is the link's stream at the registry, hashed as it is read.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 )
@@ -127,6 +128,8 @@ func (s Spec) Check() error {
 		return fmt.Errorf("jail %s: hostname %q: at most 63 letters, digits, dots and dashes", s.Name, s.Hostname)
 	case s.HostNetwork && s.NetNS != "":
 		return fmt.Errorf("jail %s: either the host's network or the namespace %s, not both", s.Name, s.NetNS)
+	case s.NetNS != "" && runtime.GOOS != "linux":
+		return fmt.Errorf("jail %s: network namespace %s: only Linux has those", s.Name, s.NetNS)
 	}
 	return s.Params.Check()
 }

@@ -119,7 +119,7 @@ func TestNames(t *testing.T) {
 	if got := n.describe("web/server\n\x1b[2J"); got != "nomad-driver-jail web/server??[2J" {
 		t.Errorf("%q", got)
 	}
-	if got := n.describe(strings.Repeat("x", 100)); len(got) != 63 {
+	if got := n.describe(strings.Repeat("x", 300)); len(got) != 255 {
 		t.Errorf("description of %d bytes", len(got))
 	}
 }

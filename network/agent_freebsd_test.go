@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"sync"
@@ -24,9 +25,9 @@ type agent struct {
 }
 
 type agentRequest struct {
-	Op, Proto, To, Server string
-	Port                  uint16
-	Talk                  int
+	Op, Proto, From, To, Server string
+	Port                        uint16
+	Talk                        int
 }
 
 type agentAnswer struct{ Text, Err string }
@@ -129,6 +130,15 @@ func answerAgent(talks map[int]talker, r agentRequest) (string, error) {
 	case "dial":
 		conn, err := dialHere(r.Proto, r.To)
 		talks[r.Talk] = conn
+		return "", err
+	case "tell":
+		d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(r.From)}}
+		conn, err := d.Dial("udp4", r.To)
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		_, err = conn.Write([]byte("hello"))
 		return "", err
 	case "say":
 		return talks[r.Talk].Say()

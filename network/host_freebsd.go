@@ -229,11 +229,9 @@ func (n *Network) prepareBridge(c *ifconfig) error {
 	return c.up(n.Bridge)
 }
 
-// createBridge uses one unit always, so that a bridge that was not renamed
-// because of a kill is found and renamed now.
 func (n *Network) createBridge(c *ifconfig) error {
-	made := fmt.Sprintf("bridge%d", bridgeUnit)
-	if _, err := c.create(made); err != nil && !errors.Is(err, unix.EEXIST) {
+	made, err := createBridgeUnit(c)
+	if err != nil {
 		return err
 	}
 	for _, step := range []func() error{
@@ -249,10 +247,26 @@ func (n *Network) createBridge(c *ifconfig) error {
 	return nil
 }
 
+// createBridgeUnit makes a bridge, or finds one that was never renamed.
+func createBridgeUnit(c *ifconfig) (string, error) {
+	for i := range bridgeUnits {
+		name := fmt.Sprintf("bridge%d", firstBridgeUnit+i)
+		_, err := c.create(name)
+		if !errors.Is(err, unix.EEXIST) {
+			return name, err
+		}
+		half, err := c.exists(name)
+		if err != nil || half {
+			return name, err
+		}
+	}
+	return "", fmt.Errorf("bridges %d to %d are in use", firstBridgeUnit, firstBridgeUnit+bridgeUnits-1)
+}
+
 func (n *Network) adoptBridge(c *ifconfig) error {
 	members, err := c.members(n.Bridge)
 	if err != nil {
-		return fmt.Errorf("bridge %s is already used by something else, which is no bridge: give the plugin another name: %w", n.Bridge, err)
+		return fmt.Errorf("bridge %s is already used by something else, which is no bridge: give the plugin another name", n.Bridge)
 	}
 	mark, err := c.description(n.Bridge)
 	if err != nil {

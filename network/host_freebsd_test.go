@@ -72,7 +72,7 @@ func hostSeenAs(gateway netip.Addr, _ string) string { return gateway.String() }
 const (
 	noCell         = "999999"
 	noCellError    = "interface nj000000000002a: jail 999999: attach: invalid argument"
-	nameTakenError = "interface nj000000000002a: in the jail: rename nj000000000002b to vnet0: file exists"
+	nameTakenError = "interface nj000000000002a: give nj000000000002b to jail %s: file exists"
 )
 
 func testForwarder() []string { return []string{exe, "forward"} }
@@ -121,6 +121,7 @@ func newHost(t testing.TB) (client *cell) {
 type cell struct {
 	id    string
 	jid   int
+	name  string
 	agent *agent
 }
 
@@ -128,15 +129,25 @@ var cells atomic.Int32
 
 func newCell(t testing.TB) *cell {
 	t.Helper()
-	name := fmt.Sprintf("networktest%d_%d", os.Getpid(), cells.Add(1))
-	jid, err := jailSet(map[string][]byte{
-		"name": cString(name), "path": cString("/"), "vnet": cInt(1), "persist": nil,
-		"allow.raw_sockets": nil,
+	return newJail(t, fmt.Sprintf("networktest%d_%d", os.Getpid(), cells.Add(1)), map[string][]byte{
+		"vnet": cInt(1), "allow.raw_sockets": nil, "children.max": cInt(9),
 	})
+}
+
+// member is a child that has the cell's network stack.
+func (c *cell) member(t testing.TB) *cell {
+	t.Helper()
+	return newJail(t, fmt.Sprintf("%s.m%d", c.name, cells.Add(1)), map[string][]byte{"ip4": cInt(2), "ip6": cInt(2)})
+}
+
+func newJail(t testing.TB, name string, params map[string][]byte) *cell {
+	t.Helper()
+	params["name"], params["path"], params["persist"] = cString(name), cString("/"), nil
+	jid, err := jailSet(params)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cell{id: strconv.Itoa(jid), jid: jid}
+	c := &cell{id: strconv.Itoa(jid), jid: jid, name: name}
 	t.Cleanup(func() { c.remove(t) })
 	return c
 }
@@ -216,6 +227,33 @@ func (c *cell) dial(t testing.TB, proto, to string) (talker, error) {
 	return c.start(t).dial(proto, to)
 }
 
+// jexec runs a program of the host's in the jail, whose root is the host's.
+func (c *cell) jexec(t testing.TB, args ...string) string {
+	t.Helper()
+	return run(t, "", append([]string{"jexec", c.id}, args...)...)
+}
+
+func (c *cell) addRoute(t testing.TB, to netip.Prefix, via string) {
+	t.Helper()
+	family := "-inet"
+	if to.Addr().Is6() {
+		family = "-inet6"
+	}
+	c.jexec(t, "route", "add", family, to.String(), via)
+}
+
+func (c *cell) addAddress(t testing.TB, inside, p string) {
+	t.Helper()
+	s, err := openStack(c.jid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.addAddress(inside, netip.MustParsePrefix(p)); err != nil {
+		t.Error(err)
+	}
+}
+
 // takeName gives the cell an interface of the name that it should get.
 func (c *cell) takeName(t testing.TB) {
 	t.Helper()
@@ -228,7 +266,7 @@ func (c *cell) takeName(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.rename(name, insideName); err != nil {
+	if err := s.rename(name, jailEnd(taskN(2))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -236,7 +274,7 @@ func (c *cell) takeName(t testing.TB) {
 func unprepare(t testing.TB, n *Network) {
 	t.Helper()
 	run(t, "", "ifconfig", n.Bridge, "destroy")
-	run(t, "", "pfctl", "-a", n.pfAnchor(pfHostAnchor), "-f", "/dev/null")
+	run(t, "", "pfctl", "-a", n.pfAnchor(n.pfHostAnchor()), "-f", "/dev/null")
 }
 
 func hostListing(t testing.TB, n *Network) string {

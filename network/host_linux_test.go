@@ -115,6 +115,9 @@ func (c *cell) remove(t testing.TB) {
 	time.Sleep(50 * time.Millisecond)
 }
 
+// member has the cell's network stack.
+func (c *cell) member(testing.TB) *cell { return c }
+
 // in runs f in the cell; the nil cell is the host.
 func (c *cell) in(t testing.TB, f func()) {
 	t.Helper()
@@ -196,7 +199,7 @@ func unprepare(t testing.TB, n *Network) {
 func hostListing(t testing.TB, _ *Network) string {
 	t.Helper()
 	var b strings.Builder
-	for _, args := range []string{"-j link", "-j route show table all", "-j -6 route show table all"} {
+	for _, args := range []string{"-j link", "-j route", "-j -6 route"} {
 		b.WriteString(stable(t, ip(t, args)))
 	}
 	b.WriteString(nft(t, "list", "ruleset"))

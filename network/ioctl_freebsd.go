@@ -237,6 +237,12 @@ func (c *ifconfig) giveTo(name string, jid int) error {
 	return ioctl(c.inet, fmt.Sprintf("give %s to jail %d", name, jid), unix.SIOCSIFVNET, &ifreqInt{name: toIfName(name), value: int32(jid)})
 }
 
+// takeFrom moves an interface back to the host from a jail that lives or is
+// dying (a connection that lingers keeps it).
+func (c *ifconfig) takeFrom(name string, jid int) error {
+	return ioctl(c.inet, fmt.Sprintf("take %s from jail %d", name, jid), unix.SIOCSIFRVNET, &ifreqInt{name: toIfName(name), value: int32(jid)})
+}
+
 func (c *ifconfig) addMember(bridge, member string) error {
 	req := ifbreq{member: toIfName(member)}
 	err := ioctl(c.inet, "add "+member+" to "+bridge, unix.SIOCSDRVSPEC,

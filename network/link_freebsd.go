@@ -9,17 +9,20 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	insideName = "vnet0"
-	// Pairs and the bridge are made with units from here on and renamed at
-	// once. What is found under such a name was left by a process that was
-	// killed between the two.
-	firstUnit, lastUnit = 16384, 32766
-	bridgeUnit          = 32766
+	// Pairs and bridges are made with units from here on and renamed at once.
+	// What is found under such a name was left by a process that was killed
+	// between the two.
+	firstUnit       = 16384
+	units           = 16000
+	firstBridgeUnit = firstUnit + units
+	bridgeUnits     = 16
 )
 
 func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
@@ -32,11 +35,11 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 		return err
 	}
 	defer host.Close()
-	inside, err := openStack(jid)
+	jail, err := openStack(jid)
 	if err != nil {
 		return err
 	}
-	defer inside.Close()
+	defer jail.Close()
 	if err := n.createPair(host, req.Name); err != nil {
 		return err
 	}
@@ -46,7 +49,7 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 	if err := host.giveTo(jailEnd(req.Name), jid); err != nil {
 		return err
 	}
-	return n.configureInside(inside, req.Name, a)
+	return n.configureInside(jail, req.Name, a)
 }
 
 // createPair holds the lock, so that whoever holds it knows that an epair in
@@ -72,11 +75,8 @@ func (n *Network) createPair(c *ifconfig, name string) error {
 
 // createPairUnit tries units until one is free.
 func createPairUnit(c *ifconfig, name string) (string, error) {
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	const units = bridgeUnit - firstUnit
 	for i := range uint32(units) {
-		made, err := c.create(fmt.Sprintf("epair%d", firstUnit+(h.Sum32()+i)%units))
+		made, err := c.create(fmt.Sprintf("epair%d", pairUnit(name, i)))
 		if !errors.Is(err, unix.EEXIST) {
 			return made, err
 		}
@@ -84,6 +84,15 @@ func createPairUnit(c *ifconfig, name string) (string, error) {
 	return "", fmt.Errorf("all %d epairs are in use", units)
 }
 
+// pairUnit starts at a different one for each task, to find a free one soon.
+func pairUnit(name string, attempt uint32) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return firstUnit + (h.Sum32()%units+attempt)%units
+}
+
+// jailEnd keeps its name in the jail: with a common one, the ends of several
+// dead jails would be namesakes on the host.
 func jailEnd(name string) string { return name + "b" }
 
 func (n *Network) configurePair(c *ifconfig, req Request, a Attachment) error {
@@ -93,8 +102,8 @@ func (n *Network) configurePair(c *ifconfig, req Request, a Attachment) error {
 	}
 	near, far := a.Interface, jailEnd(req.Name)
 	for _, step := range []func() error{
-		func() error { return c.describe(near, n.describe(req.TaskID)) },
-		func() error { return c.describe(far, n.describe(req.TaskID)) },
+		func() error { return c.describe(near, n.describeJail(req)) },
+		func() error { return c.describe(far, n.describeJail(req)) },
 		func() error { return c.addGroup(near, pfGroup) },
 		func() error { return c.setHardwareAddr(near, hardwareAddr(a.IPv4, 'a')) },
 		func() error { return c.setHardwareAddr(far, hardwareAddr(a.IPv4, 'b')) },
@@ -113,18 +122,18 @@ func (n *Network) configurePair(c *ifconfig, req Request, a Attachment) error {
 
 func (n *Network) configureInside(s *stack, name string, a Attachment) error {
 	loopback := netip.MustParsePrefix("127.0.0.1/8")
+	inside := jailEnd(name)
 	steps := []func() error{
-		func() error { return s.rename(jailEnd(name), insideName) },
 		func() error { return s.addAddress("lo0", loopback) },
 		func() error { return s.up("lo0") },
-		func() error { return s.setIPv6(insideName, ndPerformNUD|ndAutoLocal|ndNoDAD) },
-		func() error { return s.addAddress(insideName, netip.PrefixFrom(a.IPv4, n.Subnet.Bits())) },
-		func() error { return s.up(insideName) },
+		func() error { return s.setIPv6(inside, ndPerformNUD|ndAutoLocal|ndNoDAD) },
+		func() error { return s.addAddress(inside, netip.PrefixFrom(a.IPv4, n.Subnet.Bits())) },
+		func() error { return s.up(inside) },
 		func() error { return s.addDefaultRoute(n.plan.gateway()) },
 	}
 	if a.IPv6.IsValid() {
 		steps = append(steps,
-			func() error { return s.addAddress(insideName, netip.PrefixFrom(a.IPv6, n.Subnet6.Bits())) },
+			func() error { return s.addAddress(inside, netip.PrefixFrom(a.IPv6, n.Subnet6.Bits())) },
 			func() error { return s.addDefaultRoute(n.plan.gateway6()) },
 		)
 	}
@@ -136,14 +145,107 @@ func (n *Network) configureInside(s *stack, name string, a Attachment) error {
 	return nil
 }
 
-// disconnect takes both ends, wherever the jail's is.
-func (n *Network) disconnect(name string) error {
+// disconnect destroys the pair, after taking the jail's end back: FreeBSD 12.2
+// panics when a pair is destroyed while the network stack that has one end is
+// taken down, which happens some time after jail_remove(2).
+func (n *Network) disconnect(ctx context.Context, name string) error {
 	c, err := openIfconfig()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	return c.destroy(hostEnd(name))
+	near := hostEnd(name)
+	there, err := c.exists(near)
+	if err != nil || !there {
+		return err
+	}
+	if err := n.takeBack(ctx, c, name); err != nil {
+		return err
+	}
+	return c.destroy(near)
+}
+
+// takeBack returns when the far end is on the host. It stays in a jail that
+// lives and has renamed it, which does no harm.
+func (n *Network) takeBack(ctx context.Context, c *ifconfig, name string) error {
+	const limit, pause = 10 * time.Second, 2 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	description, err := c.description(hostEnd(name))
+	if err != nil {
+		return err
+	}
+	jid := n.describedJail(description)
+	for {
+		here, err := pairIsHere(hostEnd(name))
+		if err != nil || here {
+			return err
+		}
+		err = c.takeFrom(jailEnd(name), jid)
+		if err == nil || jailLives(jid) {
+			return nil
+		}
+		// Its network stack is being taken down, and hands the end back.
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("jail %d was removed but still holds the other end: %w", jid, err)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// describeJail is the description of both ends; describedJail reads it.
+func (n *Network) describeJail(req Request) string {
+	return n.describe("jail " + req.Cell + " " + req.TaskID)
+}
+
+func (n *Network) describedJail(description string) int {
+	var jid int
+	if _, err := fmt.Sscanf(description, n.Anchor+" jail %d ", &jid); err != nil {
+		return 0
+	}
+	return jid
+}
+
+// pairIsHere tells whether both ends are in the host's network stack. Whoever
+// is root in a jail can change its end's name and addresses, but not which
+// driver's interface it is.
+func pairIsHere(near string) (bool, error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return false, err
+	}
+	count := map[string]int{}
+	var pair string
+	for _, i := range ifs {
+		driver := driverName(i.Index)
+		count[driver]++
+		if i.Name == near {
+			pair = driver
+		}
+	}
+	return count[pair] == 2, nil
+}
+
+// driverName is such as epair16384, and empty for an interface that has gone.
+func driverName(index int) string {
+	const ifdataDriverName = 3 // ifmib(4)
+	b, err := unix.SysctlRaw("net.link.generic.ifdata", index, ifdataDriverName)
+	if err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(b)
+}
+
+// jailLives tells of a jail that is neither gone nor dying.
+func jailLives(jid int) bool {
+	name, value := []byte("jid\x00"), int32(jid)
+	iovs := [2]unix.Iovec{
+		{Base: &name[0], Len: uint64(len(name))},
+		{Base: (*byte)(unsafe.Pointer(&value)), Len: uint64(unsafe.Sizeof(value))},
+	}
+	_, _, errno := unix.Syscall(unix.SYS_JAIL_GET, uintptr(unsafe.Pointer(&iovs[0])), uintptr(len(iovs)), 0)
+	return errno == 0
 }
 
 func (n *Network) connected(name string) (bool, error) {
@@ -213,5 +315,5 @@ func halfMadePair(iface string) bool {
 	pair, _ := trimEnd(iface)
 	digits, ok := strings.CutPrefix(pair, "epair")
 	unit, err := strconv.Atoi(digits)
-	return ok && err == nil && unit >= firstUnit && unit <= lastUnit
+	return ok && err == nil && unit >= firstUnit && unit < firstUnit+units
 }

@@ -155,7 +155,7 @@ func (n *Network) configureAddresses(in *netlink.Handle, link netlink.Link, a At
 	return nil
 }
 
-func (n *Network) disconnect(name string) error {
+func (n *Network) disconnect(_ context.Context, name string) error {
 	link, err := netlink.LinkByName(hostEnd(name))
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil

@@ -54,6 +54,10 @@ type Request struct {
 	Name   string // "nj" and 12 hex digits
 	TaskID string // Nomad's, for people who look at the interface
 	Cell   string // Linux: path of the network namespace; FreeBSD: jid in decimal
+	// Within names an attached task, or what was attached for a group of
+	// tasks, whose network stack this task shares. It gets no interface and
+	// no address of its own, and Cell is ignored; its ports come and go with it.
+	Within string
 	Ports  []PortMap
 }
 
@@ -137,14 +141,16 @@ func (n *Network) attach(ctx context.Context, req Request, a Attachment) error {
 			return err
 		}
 	}
-	if err := n.connect(ctx, req, a); err != nil {
-		return fmt.Errorf("interface %s: %w", a.Interface, err)
+	if req.Within == "" {
+		if err := n.connect(ctx, req, a); err != nil {
+			return fmt.Errorf("interface %s: %w", a.Interface, err)
+		}
 	}
 	return n.publish(ctx, req, a)
 }
 
 func (n *Network) publish(ctx context.Context, req Request, a Attachment) error {
-	unlock, err := n.lock()
+	unlock, err := n.lockRules()
 	if err != nil {
 		return err
 	}
@@ -158,6 +164,14 @@ func (n *Network) publish(ctx context.Context, req Request, a Attachment) error 
 	return nil
 }
 
+// lockRules, where all tasks' rules are in one place.
+func (n *Network) lockRules() (unlock func(), err error) {
+	if !rulesAreShared {
+		return func() {}, nil
+	}
+	return n.lock()
+}
+
 // Detach takes away everything that the name holds and ends its connections.
 // Nothing there is fine.
 func (n *Network) Detach(ctx context.Context, name string) error {
@@ -168,20 +182,24 @@ func (n *Network) Detach(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	ports, err := n.booked(name)
+	if err != nil {
+		return err
+	}
 	if err := n.unpublish(ctx, name); err != nil {
 		return fmt.Errorf("ports of task %s: %w", name, err)
 	}
-	if err := n.disconnect(name); err != nil {
+	if err := n.disconnect(ctx, name); err != nil {
 		return fmt.Errorf("interface %s: %w", hostEnd(name), err)
 	}
-	if err := n.endConnections(ctx, name, a); err != nil {
+	if err := n.endConnections(ctx, name, a, ports); err != nil {
 		return fmt.Errorf("connections of task %s: %w", name, err)
 	}
 	return n.releaseAddress(name)
 }
 
 func (n *Network) unpublish(ctx context.Context, name string) error {
-	unlock, err := n.lock()
+	unlock, err := n.lockRules()
 	if err != nil {
 		return err
 	}
@@ -202,7 +220,7 @@ func (n *Network) Find(name string) (Attachment, bool, error) {
 	if err != nil || !reserved {
 		return Attachment{}, false, err
 	}
-	up, err := n.connected(name)
+	up, err := n.connected(n.holder(name))
 	if err != nil || !up {
 		return Attachment{}, false, err
 	}
@@ -223,6 +241,9 @@ func (n *Network) List(ctx context.Context) ([]string, error) {
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
+
+// shares tells whether the task uses another's interface.
+func (a Attachment) shares(name string) bool { return a.Interface != hostEnd(name) }
 
 func badName(name string) error {
 	return fmt.Errorf("task name %q: want nj and 12 hexadecimal digits", name)
@@ -248,7 +269,7 @@ func trimEnd(iface string) (string, bool) {
 
 // describe is the interface's description: whose driver, whose task.
 func (n *Network) describe(taskID string) string {
-	const limit = 63 // FreeBSD: net.link.ifdescr_maxlen is 64 with its NUL
+	const limit = 255 // Linux: IFALIASZ is 256; FreeBSD: ifdescr_maxlen is 1024
 	s := n.Anchor + " " + printable(taskID)
 	return s[:min(len(s), limit)]
 }

@@ -1,5 +1,230 @@
 package network
 
-import "testing"
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
 
-func TestReach(t *testing.T) { reach(t, newHost(t)) }
+// TestReach also has an operator's pf.conf that lets in nothing by itself.
+func TestReach(t *testing.T) {
+	t.Run("pass", func(t *testing.T) { reach(t, newHost(t)) })
+	t.Run("block", func(t *testing.T) {
+		client := newHost(t)
+		loadPf(t, `set skip on { lo0 vtnet1 }
+nat-anchor "nomad-driver-jail/*"
+rdr-anchor "nomad-driver-jail/*"
+block in log all
+pass out all keep state
+pass in on up0 proto { icmp icmp6 }
+anchor "nomad-driver-jail/*"
+`)
+		reach(t, client)
+	})
+}
+
+// loadPf replaces the main ruleset for the time of the test.
+func loadPf(t testing.TB, rules string) {
+	t.Helper()
+	t.Cleanup(func() { run(t, "", "pfctl", "-f", "/etc/pf.conf") })
+	run(t, rules, "pfctl", "-f", "-")
+}
+
+// TestKeptOut: what a jail or a neighbour may not reach.
+func TestKeptOut(t *testing.T) {
+	client := newHost(t)
+	n := prepared(t, nil)
+	web, a := attach(t, n, 1, port("tcp", "127.0.0.1", 8080, 80))
+	web.serve(t, "tcp", "web", 80)
+	(*cell)(nil).serve(t, "tcp", "host", 9000)
+	wantAnswer(t, "127.0.0.1 only", nil, "tcp", "127.0.0.1:8080", "web "+a.Gateway.String()+" hello")
+	wantNoAnswer(t, "127.0.0.1 only, from elsewhere", client, "tcp", hostIP+":8080")
+
+	client.addRoute(t, n.Subnet, hostIP)
+	client.addRoute(t, n.Subnet6, hostIP6)
+	wantNoAnswer(t, "an unpublished port by way of the host", client, "tcp", a.IPv4.String()+":80")
+	wantNoAnswer(t, "an unpublished port by way of the host", client, "tcp", "["+a.IPv6.String()+"]:80")
+	wantAnswer(t, "the host from a jail", web, "tcp", a.Gateway.String()+":9000", "host "+a.IPv4.String()+" hello")
+	wantHeard(t, web, a.IPv4.String(), a.Gateway.String(), true)
+	web.addAddress(t, jailEnd(taskN(1)), "192.0.2.77/32")
+	wantHeard(t, web, "192.0.2.77", a.Gateway.String(), false) // another's address
+}
+
+// wantHeard tells whether the host hears what the jail says from an address.
+func wantHeard(t testing.TB, jail *cell, from, to string, want bool) {
+	t.Helper()
+	pc, err := net.ListenPacket("udp4", to+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	if _, err := jail.start(t).do(agentRequest{Op: "tell", From: from, To: pc.LocalAddr().String()}); err != nil {
+		t.Error(err)
+	}
+	pc.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	if _, _, err := pc.ReadFrom(make([]byte, 10)); (err == nil) != want {
+		t.Errorf("the host hears a jail that speaks as %s: %v, want %v", from, err == nil, want)
+	}
+}
+
+// TestInterface: what ifconfig(8) shows of a task, outside and inside.
+func TestInterface(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	_, a := attach(t, n, 1)
+	out := run(t, "", "ifconfig", a.Interface)
+	for _, want := range []string{
+		"description: nomad-driver-jail jail ", " alloc/task", "groups: epair nomad-jail", "ether " + hardwareAddr(a.IPv4, 'a').String(), "UP,",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("ifconfig %s lacks %q:\n%s", a.Interface, want, out)
+		}
+	}
+	if strings.Contains(out, "inet") {
+		t.Errorf("a bridge's member has an address:\n%s", out)
+	}
+	web, a := attach(t, n, 2)
+	inside := web.jexec(t, "ifconfig", "-a")
+	for _, want := range []string{
+		"nj000000000002b: ", "inet " + a.IPv4.String() + " netmask 0xffff0000", "inet6 " + a.IPv6.String() + " prefixlen 64",
+		"ether " + hardwareAddr(a.IPv4, 'b').String(), "inet 127.0.0.1 netmask 0xff000000", "description: nomad-driver-jail jail " + web.id + " alloc/task",
+	} {
+		if !strings.Contains(inside, want) {
+			t.Errorf("ifconfig in the jail lacks %q:\n%s", want, inside)
+		}
+	}
+	if strings.Contains(inside, "tentative") {
+		t.Errorf("an address does not work yet:\n%s", inside)
+	}
+	routes := web.jexec(t, "netstat", "-rn")
+	for _, want := range []string{"10.209.0.1 ", "fd12:3456:789a::1 "} {
+		if !strings.Contains(routes, want) {
+			t.Errorf("no route by %s:\n%s", want, routes)
+		}
+	}
+}
+
+// TestDyingJail: a jail that was removed and lingers, as one does while a
+// socket drains, keeps neither its interface nor its address from the next.
+func TestDyingJail(t *testing.T) {
+	client := newHost(t)
+	n := prepared(t, func(c *Config) { c.Subnet = netip.MustParsePrefix("10.209.0.0/29") })
+	before := listing(t, n)
+	client.serve(t, "tcp", "client", 7)
+	for i := range 8 {
+		web, _ := attach(t, n, i, port("tcp", "", 8080, 80))
+		web.serve(t, "tcp", "web", 80)
+		conn := dial(t, web, "tcp", clientIP+":7")
+		if _, err := conn.Say(); err != nil {
+			t.Error(err)
+		}
+		wantAnswer(t, "client", client, "tcp", hostIP+":8080", "web "+clientIP+" hello")
+		web.remove(t)
+		detach(t, n, i)
+		wantSame(t, fmt.Sprint("round ", i), before, listing(t, n))
+	}
+}
+
+// TestHalfPair: a process that was killed between creating a pair or the
+// bridge and naming it leaves them to the next Prepare.
+func TestHalfPair(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	before := listing(t, n)
+	c, err := openIfconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, name := range []string{taskN(1), taskN(2)} {
+		if _, err := createPairUnit(c, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.rename(fmt.Sprintf("epair%da", pairUnit(taskN(2), 0)), hostEnd(taskN(2))); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Prepare(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	detach(t, n, 2)
+	wantSame(t, "Prepare", before, listing(t, n))
+}
+
+func TestPrepareRefuses(t *testing.T) {
+	newHost(t)
+	for _, c := range []struct {
+		make, undo [][]string
+		want       string
+	}{
+		{
+			[][]string{{"ifconfig", "bridge77", "create"}, {"ifconfig", "bridge77", "inet", "10.209.7.1/24"}},
+			[][]string{{"ifconfig", "bridge77", "destroy"}},
+			"subnet 10.209.0.0/16 is already used by interface bridge77 (10.209.7.1/24): give the plugin another one",
+		},
+		{
+			[][]string{{"route", "add", "10.209.8.0/24", clientIP}},
+			[][]string{{"route", "delete", "10.209.8.0/24"}},
+			"subnet 10.209.0.0/16 is already used by interface up0 (10.209.8.0/24): give the plugin another one",
+		},
+		{
+			[][]string{{"ifconfig", "bridge77", "create", "name", "njail0"}, {"ifconfig", "njail0", "inet", "172.17.0.1/16"}},
+			[][]string{{"ifconfig", "njail0", "destroy"}},
+			"bridge njail0 is already used by something else (its address 172.17.0.1/16): give the plugin another name",
+		},
+		{
+			[][]string{{"ifconfig", "epair77", "create"}, {"ifconfig", "epair77a", "name", "njail0"}},
+			[][]string{{"ifconfig", "njail0", "destroy"}},
+			"bridge njail0 is already used by something else, which is no bridge: give the plugin another name",
+		},
+	} {
+		for _, args := range c.make {
+			run(t, "", args...)
+		}
+		n := newTestNetwork(t, nil)
+		before := hostListing(t, n)
+		wantError(t, n.Prepare(context.Background()), c.want)
+		wantSame(t, "a refused Prepare", before, hostListing(t, n))
+		for _, args := range c.undo {
+			run(t, "", args...)
+		}
+	}
+}
+
+// TestPrepareAdopts: the operator's own bridge, and ours of a former subnet.
+func TestPrepareAdopts(t *testing.T) {
+	newHost(t)
+	run(t, "", "ifconfig", "bridge77", "create", "name", "njail0")
+	run(t, "", "ifconfig", "njail0", "inet", "10.209.0.1/16")
+	prepared(t, nil)
+	run(t, "", "ifconfig", "njail0", "description", "nomad-driver-jail")
+	n := newTestNetwork(t, func(c *Config) { c.Subnet = netip.MustParsePrefix("10.77.0.0/16") })
+	if err := n.Prepare(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, "", "ifconfig", "njail0"); strings.Contains(got, "10.209.0.1") || !strings.Contains(got, "10.77.0.1 netmask 0xffff0000") {
+		t.Error(got)
+	}
+}
+
+// TestCheck: each missing part has its sentence.
+func TestCheck(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	ctx := context.Background()
+	if err := n.Check(ctx); err != nil {
+		t.Errorf("a host that is ready: %v", err)
+	}
+	run(t, "", "sysctl", "net.inet.ip.forwarding=0")
+	wantError(t, n.Check(ctx), "the host does not forward packets for its jails: add gateway_enable=\"YES\" to /etc/rc.conf and run `sysctl net.inet.ip.forwarding=1`")
+	run(t, "", "sysctl", "net.inet.ip.forwarding=1")
+	loadPf(t, "nat-anchor \"nomad-driver-jail/*\"\npass\n")
+	wantError(t, n.Check(ctx), "pf does not call this driver's anchors: add to /etc/pf.conf, translation before filter rules, the lines `rdr-anchor \"nomad-driver-jail/*\"`, `anchor \"nomad-driver-jail/*\"`, and run `service pf reload`")
+	run(t, "", "pfctl", "-d")
+	wantError(t, n.Check(ctx), "pf is not enabled: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
+	run(t, "", "pfctl", "-e")
+}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -189,13 +191,13 @@ func listing(t testing.TB, n *Network) string {
 	t.Helper()
 	var b strings.Builder
 	b.WriteString(hostListing(t, n))
-	for _, d := range []string{addressDir, portDir} {
-		entries, err := os.ReadDir(filepath.Join(n.StateDir, d))
+	for _, d := range []string{addressDir, portDir, sharedDir} {
+		links, err := readLinks(filepath.Join(n.StateDir, d))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range entries {
-			fmt.Fprintln(&b, filepath.Join(d, e.Name()))
+		for _, file := range slices.Sorted(maps.Keys(links)) {
+			fmt.Fprintln(&b, filepath.Join(d, file))
 		}
 	}
 	return b.String()
@@ -437,7 +439,7 @@ func TestFailedAttach(t *testing.T) {
 		{newCell(t).id, port("udp", "", 2224, 22), `port "http": a process on the host already uses port 2224/udp`},
 		{newCell(t).id, port("tcp", "198.51.100.9", 80, 80), `port "http": the host has no address 198.51.100.9`},
 		{noCell, port("tcp", "", 8082, 80), noCellError},
-		{taken.id, port("tcp", "", 8082, 80), nameTakenError},
+		{taken.id, port("tcp", "", 8082, 80), strings.ReplaceAll(nameTakenError, "%s", taken.id)},
 	} {
 		req := request(2, c.port)
 		req.Cell = c.cell
@@ -453,6 +455,63 @@ func TestFailedAttach(t *testing.T) {
 		t.Error("Attach with a cancelled context")
 	}
 	wantSame(t, "cancelled", before, listing(t, n))
+}
+
+// TestShared: tasks with one network stack. A member's ports come and go with
+// it, and its connections with them, while the others' go on.
+func TestShared(t *testing.T) {
+	client := newHost(t)
+	n := prepared(t, nil)
+	ctx := context.Background()
+	pod, a := attach(t, n, 1)
+	before := listing(t, n)
+	members := []*cell{pod.member(t), pod.member(t)}
+	for i, c := range members {
+		req := Request{Name: taskN(2 + i), TaskID: "alloc/task", Within: taskN(1), Ports: []PortMap{port("tcp", "", uint16(8080+i), uint16(80+i))}}
+		got, err := n.Attach(ctx, req)
+		if err != nil || got != a {
+			t.Fatalf("%+v, %v; want %+v", got, err, a)
+		}
+		if got, up, err := n.Find(req.Name); err != nil || !up || got != a {
+			t.Errorf("Find: %+v, %v, %v", got, up, err)
+		}
+		c.serve(t, "tcp", req.Name, uint16(80+i))
+	}
+	wantAnswer(t, "the other by 127.0.0.1", members[0], "tcp", "127.0.0.1:81", taskN(3)+" 127.0.0.1 hello")
+	first, second := dial(t, client, "tcp", hostIP+":8080"), dial(t, client, "tcp", hostIP+":8081")
+	for _, c := range []talker{first, second} {
+		if _, err := c.Say(); err != nil {
+			t.Error(err)
+		}
+	}
+	if names, err := n.List(ctx); err != nil || len(names) != 3 {
+		t.Errorf("List: %v, %v", names, err)
+	}
+	detach(t, n, 2)
+	if got, err := first.Say(); err == nil || timedOut(err) {
+		t.Errorf("the first after Detach: %q, %v; want it to have ended", got, err)
+	}
+	if _, err := second.Say(); err != nil {
+		t.Errorf("the second: %v", err)
+	}
+	detach(t, n, 3)
+	wantSame(t, "members", before, listing(t, n))
+
+	_, err := n.Attach(ctx, Request{Name: taskN(4), Within: taskN(9)})
+	wantError(t, err, "task nj000000000004 cannot share the network of nj000000000009, which has none of its own")
+	if _, err := n.Attach(ctx, Request{Name: taskN(4), Within: taskN(1)}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.Attach(ctx, Request{Name: taskN(5), Within: taskN(4)})
+	wantError(t, err, "task nj000000000005 cannot share the network of nj000000000004, which has none of its own")
+	detach(t, n, 1)
+	if _, up, err := n.Find(taskN(4)); up || err != nil {
+		t.Errorf("Find of a member without its network: %v, %v", up, err)
+	}
+	detach(t, n, 4)
+	if names, err := n.List(ctx); err != nil || len(names) != 0 {
+		t.Errorf("List: %v, %v", names, err)
+	}
 }
 
 // TestReboot: reservations of before a reboot are listed and go; interfaces

@@ -99,8 +99,10 @@ type element struct {
 	Key, Val []byte
 }
 
+var protocolNumbers = map[string]uint8{"tcp": 6, "udp": 17}
+
 func nftElement(r redirect) (element, error) {
-	proto := map[string]byte{"tcp": 6, "udp": 17}[r.Proto]
+	proto := protocolNumbers[r.Proto]
 	if proto == 0 {
 		return element{}, fmt.Errorf("protocol %q has no number", r.Proto)
 	}

@@ -17,6 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// rulesAreShared: the maps have every task's elements, and Prepare puts back
+// what is missing.
+const rulesAreShared = true
+
 func (n *Network) checkTools() error {
 	if os.Geteuid() != 0 {
 		return errors.New("networking needs root: run the Nomad client as root")
@@ -62,8 +66,7 @@ func (n *Network) restorePorts() error {
 		if !up {
 			continue
 		}
-		p := PortMap{HostIP: b.hostIP, HostPort: b.hostPort, TaskPort: b.taskPort, Proto: b.proto}
-		if err := n.queue(conn, b.name, redirects(a, []PortMap{p})); err != nil {
+		if err := n.queue(conn, b.name, redirects(a, []PortMap{b.portMap()})); err != nil {
 			return err
 		}
 	}
@@ -175,17 +178,31 @@ type flowFilter func(*netlink.ConntrackFlow) bool
 
 func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool { return f(flow) }
 
-// endConnections needs the address; without a reservation there is none.
-func (n *Network) endConnections(_ context.Context, _ string, a Attachment) error {
+// endConnections needs the address; without a reservation there is none. Of a
+// task that shares its address it ends those to its ports.
+func (n *Network) endConnections(_ context.Context, name string, a Attachment, ports []PortMap) error {
 	for family, ip := range map[netlink.InetFamily]netip.Addr{netlink.FAMILY_V4: a.IPv4, netlink.FAMILY_V6: a.IPv6} {
 		if !ip.IsValid() {
 			continue
 		}
-		if err := forget(family, touches(ip.AsSlice())); err != nil {
+		ends := touches(ip.AsSlice())
+		if a.shares(name) {
+			ends = published(ip.AsSlice(), ports)
+		}
+		if err := forget(family, ends); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// published are the connections to ip that came by one of the host's ports.
+func published(ip net.IP, ports []PortMap) flowFilter {
+	return func(f *netlink.ConntrackFlow) bool {
+		return f.Reverse.SrcIP.Equal(ip) && slices.ContainsFunc(ports, func(p PortMap) bool {
+			return f.Forward.Protocol == protocolNumbers[p.Proto] && f.Forward.DstPort == p.HostPort && f.Reverse.SrcPort == p.TaskPort
+		})
+	}
 }
 
 func touches(ip net.IP) flowFilter {

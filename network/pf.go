@@ -7,6 +7,10 @@ import (
 	"strings"
 )
 
+// pfHostAnchor has what all tasks of a bridge share. It comes before every
+// task's anchor, because pf goes through anchors in the order of their names.
+func (n *Network) pfHostAnchor() string { return "host-" + n.Bridge }
+
 // pfPublished tags packets that come by a published port, until they are out.
 const pfPublished = "nomad-jail-published"
 
@@ -95,7 +99,7 @@ func (n *Network) pfFamilies() []pfFamily {
 // pfTaskRules lets a task's traffic through and redirects its ports. Every
 // state that they make has the task's name as label, by which it is ended.
 // What the host says to itself goes by lo0, where a redirection leads nowhere:
-// that is package forward's.
+// that is package forward's. A task that shares a network has its ports only.
 func (n *Network) pfTaskRules(name string, a Attachment, rs []redirect) string {
 	var rdr, filter strings.Builder
 	for _, r := range rs {
@@ -109,6 +113,9 @@ func (n *Network) pfTaskRules(name string, a Attachment, rs []redirect) string {
 		}
 		fmt.Fprintf(&rdr, "rdr on ! lo0 %s proto %s from any to %s port %d tag %s -> %s port %d\n", af, r.Proto, host, r.HostPort, pfPublished, task, r.Task.Port())
 		fmt.Fprintf(&filter, "pass in quick %s proto %s from any to %s port %d tagged %s label %q\n", af, r.Proto, task, r.Task.Port(), pfPublished, name)
+	}
+	if a.shares(name) {
+		return rdr.String() + filter.String()
 	}
 	addresses := []struct{ af, ip string }{{"inet", a.IPv4.String()}}
 	if a.IPv6.IsValid() {

@@ -10,20 +10,53 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
+// rulesAreShared: each task has an anchor of its own.
+const rulesAreShared = false
+
 // pfctl is a program because the structures of pf(4) differ from release to
 // release; it came with the kernel.
 func pfctl(ctx context.Context, stdin string, args ...string) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, "/sbin/pfctl", args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("pfctl %s: %w: %s", strings.Join(args, " "), err, strings.Join(strings.Fields(stderr.String()), " "))
+	const attempts, pause = 50, 10 * time.Millisecond
+	for i := 1; ; i++ {
+		var stdout, stderr bytes.Buffer
+		cmd := exec.CommandContext(ctx, "/sbin/pfctl", args...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+		err := cmd.Run()
+		if err == nil {
+			return stdout.String(), nil
+		}
+		if i == attempts || !passing(stderr.String()) {
+			return "", fmt.Errorf("pfctl %s: %w: %s", strings.Join(args, " "), err, strings.Join(strings.Fields(stderr.String()), " "))
+		}
+		time.Sleep(pause)
 	}
-	return stdout.String(), nil
+}
+
+// passing tells of the failures that pfctl has when something else is done at
+// the same time: it looks at all interfaces one by one and gives up when one
+// has gone meanwhile, and of two that load rules one loses.
+func passing(stderr string) bool {
+	return strings.Contains(stderr, "Device not configured") || strings.Contains(stderr, "Device busy")
+}
+
+// load replaces an anchor's rules. An anchor without rules is no more.
+func (n *Network) load(ctx context.Context, sub, rules string) error {
+	_, err := pfctl(ctx, rules, "-a", n.pfAnchor(sub), "-f", "-")
+	return err
+}
+
+func (n *Network) loadAlone(ctx context.Context, sub, rules string) error {
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return n.load(ctx, sub, rules)
 }
 
 func (n *Network) checkRules(ctx context.Context) error {
@@ -54,14 +87,14 @@ func (n *Network) prepareRules(ctx context.Context, uplinks []uplink) error {
 	if len(n.Forwarder) == 0 {
 		return errors.New("network: no command line for the forwarding process")
 	}
-	if _, err := pfctl(ctx, n.pfHostRules(uplinks), "-a", n.pfAnchor(pfHostAnchor), "-f", "-"); err != nil {
+	if err := n.load(ctx, n.pfHostAnchor(), n.pfHostRules(uplinks)); err != nil {
 		return err
 	}
 	return forward.Sync(n.forwardDir(), "", n.Forwarder)
 }
 
 func (n *Network) addRules(ctx context.Context, name string, a Attachment, rs []redirect) error {
-	if _, err := pfctl(ctx, n.pfTaskRules(name, a, rs), "-a", n.pfAnchor(name), "-f", "-"); err != nil {
+	if err := n.loadAlone(ctx, name, n.pfTaskRules(name, a, rs)); err != nil {
 		return err
 	}
 	if len(rs) == 0 {
@@ -73,9 +106,8 @@ func (n *Network) addRules(ctx context.Context, name string, a Attachment, rs []
 	return forward.Sync(n.forwardDir(), name, n.Forwarder)
 }
 
-// removeRules loads none: an anchor without rules is no more.
 func (n *Network) removeRules(ctx context.Context, name string) error {
-	if _, err := pfctl(ctx, "", "-a", n.pfAnchor(name), "-f", "-"); err != nil {
+	if err := n.loadAlone(ctx, name, ""); err != nil {
 		return err
 	}
 	had, err := forward.Remove(n.forwardDir(), name)
@@ -96,12 +128,13 @@ func forwardRules(rs []redirect) []forward.Rule {
 }
 
 // endConnections by label, which the task's rules gave, and by address.
-func (n *Network) endConnections(ctx context.Context, name string, a Attachment) error {
+func (n *Network) endConnections(ctx context.Context, name string, a Attachment, _ []PortMap) error {
 	kills := [][]string{{"-k", "label", "-k", name}}
-	if a.IPv4.IsValid() {
+	own := !a.shares(name)
+	if own && a.IPv4.IsValid() {
 		kills = append(kills, []string{"-k", a.IPv4.String()}, []string{"-k", "0.0.0.0/0", "-k", a.IPv4.String()})
 	}
-	if a.IPv6.IsValid() {
+	if own && a.IPv6.IsValid() {
 		kills = append(kills, []string{"-k", a.IPv6.String()}, []string{"-k", "::/0", "-k", a.IPv6.String()})
 	}
 	for _, args := range kills {
@@ -130,10 +163,6 @@ func (n *Network) hostNames(ctx context.Context) ([]string, error) {
 	}
 	return slices.Concat(names, n.pfTasks(anchors), forwarded), nil
 }
-
-// pfHostAnchor has what all tasks share. It comes before every task's anchor,
-// because pf goes through anchors in the order of their names.
-const pfHostAnchor = "host"
 
 // pfAnchor is where a task's rules are.
 func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }

@@ -48,8 +48,9 @@ block drop in quick on ! nomad-jail inet6 from any to <jails> ! tagged nomad-jai
 }
 
 func TestPfTaskRules(t *testing.T) {
-	v4 := Attachment{IPv4: netip.MustParseAddr("10.209.0.7")}
-	both := Attachment{IPv4: v4.IPv4, IPv6: netip.MustParseAddr("fd12::7")}
+	v4 := Attachment{Interface: hostEnd(taskN(1)), IPv4: netip.MustParseAddr("10.209.0.7")}
+	both := Attachment{Interface: v4.Interface, IPv4: v4.IPv4, IPv6: netip.MustParseAddr("fd12::7")}
+	shared := Attachment{Interface: hostEnd(taskN(2)), IPv4: v4.IPv4}
 	for name, c := range map[string]struct {
 		a     Attachment
 		ports []PortMap
@@ -60,6 +61,12 @@ func TestPfTaskRules(t *testing.T) {
 			`pass in quick on nomad-jail inet from 10.209.0.7 to any ! tagged nomad-jail-published tag nj000000000001 label "nj000000000001"
 pass out quick on nomad-jail inet from any to 10.209.0.7 label "nj000000000001"
 pass out quick inet from any to any tagged nj000000000001 label "nj000000000001"
+`,
+		},
+		"another's network": {
+			shared, []PortMap{port("tcp", "", 8080, 80)},
+			`rdr on ! lo0 inet proto tcp from any to (self) port 8080 tag nomad-jail-published -> 10.209.0.7 port 80
+pass in quick inet proto tcp from any to 10.209.0.7 port 80 tagged nomad-jail-published label "nj000000000001"
 `,
 		},
 		"IPv4 and IPv6": {
@@ -104,7 +111,7 @@ func TestPfAnchorError(t *testing.T) {
 
 func TestPfTasks(t *testing.T) {
 	n := newTestNetwork(t, nil)
-	got := n.pfTasks("  nomad-driver-jail/host\n  nomad-driver-jail/nj000000000001\n  nomad-driver-jail/nj000000000002\n")
+	got := n.pfTasks("  nomad-driver-jail/host-njail0\n  nomad-driver-jail/nj000000000001\n  nomad-driver-jail/nj000000000002\n")
 	if want := []string{taskN(1), taskN(2)}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}

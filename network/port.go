@@ -28,6 +28,9 @@ func (n *Network) valid(req Request) error {
 	if !taskName.MatchString(req.Name) {
 		return badName(req.Name)
 	}
+	if req.Within != "" && !taskName.MatchString(req.Within) {
+		return badName(req.Within)
+	}
 	for _, p := range req.Ports {
 		switch {
 		case p.Proto != "tcp" && p.Proto != "udp":

@@ -10,7 +10,7 @@ import (
 func (n *Network) releaseHost(ctx context.Context) error {
 	if hasModule("pf") {
 		// Without rules the anchor is no more.
-		if _, err := pfctl(ctx, "", "-a", n.pfAnchor(pfHostAnchor), "-f", "-"); err != nil {
+		if _, err := pfctl(ctx, "", "-a", n.pfAnchor(n.pfHostAnchor()), "-f", "-"); err != nil {
 			return err
 		}
 	}

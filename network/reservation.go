@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,14 +21,16 @@ import (
 //	addresses/10.209.0.7   -> NAME
 //	ports/tcp-8080-any     -> NAME:80
 //	ports/udp-53-192.0.2.1 -> NAME:5353
+//	shared/NAME            -> the name whose network it uses
 const (
 	addressDir = "addresses"
 	portDir    = "ports"
+	sharedDir  = "shared"
 )
 
 // lock keeps other goroutines and processes from changing ports and rules.
 func (n *Network) lock() (unlock func(), err error) {
-	for _, d := range []string{addressDir, portDir} {
+	for _, d := range []string{addressDir, portDir, sharedDir} {
 		if err := os.MkdirAll(filepath.Join(n.StateDir, d), 0o700); err != nil {
 			return nil, err
 		}
@@ -61,11 +65,35 @@ func (n *Network) reserve(req Request) (Attachment, error) {
 	if err := n.reservePorts(req); err != nil {
 		return Attachment{}, errors.Join(err, n.releasePorts(req.Name))
 	}
-	a, err := n.reserveAddress(req.Name)
+	reserve := n.reserveAddress
+	if req.Within != "" {
+		reserve = func(name string) (Attachment, error) { return n.share(name, req.Within) }
+	}
+	a, err := reserve(req.Name)
 	if err != nil {
 		return Attachment{}, errors.Join(err, n.releasePorts(req.Name))
 	}
 	return a, nil
+}
+
+// share books a place in another's network.
+func (n *Network) share(name, within string) (Attachment, error) {
+	a, up, err := n.Find(within)
+	if err != nil {
+		return Attachment{}, err
+	}
+	if !up || a.shares(within) {
+		return Attachment{}, fmt.Errorf("task %s cannot share the network of %s, which has none of its own", name, within)
+	}
+	return a, os.Symlink(within, filepath.Join(n.StateDir, sharedDir, name))
+}
+
+// holder is who has the interface that the task uses, mostly itself.
+func (n *Network) holder(name string) string {
+	if within, err := os.Readlink(filepath.Join(n.StateDir, sharedDir, name)); err == nil {
+		return within
+	}
+	return name
 }
 
 func (n *Network) unattached(name string) error {
@@ -96,8 +124,15 @@ func (n *Network) reserveAddress(name string) (Attachment, error) {
 	return Attachment{}, fmt.Errorf("subnet %s is full: tasks have all of its %d addresses; stop some or give the plugin a larger subnet", n.Subnet, n.plan.size)
 }
 
-// reservation finds a task's address. It is nearly always the first candidate.
+// reservation finds a task's address, and tells whether it has any reservation.
 func (n *Network) reservation(name string) (Attachment, bool, error) {
+	holder := n.holder(name)
+	a, found, err := n.address(holder)
+	return a, found || holder != name, err
+}
+
+// address finds a task's own. It is nearly always the first candidate.
+func (n *Network) address(name string) (Attachment, bool, error) {
 	first := n.plan.candidate(name, 0)
 	if owner, err := os.Readlink(n.addressPath(first)); err == nil && owner == name {
 		return n.plan.attachment(name, first), true, nil
@@ -117,6 +152,9 @@ func (n *Network) reservation(name string) (Attachment, bool, error) {
 
 // releaseAddress also frees one of a subnet that the plugin had before.
 func (n *Network) releaseAddress(name string) error {
+	if err := remove(filepath.Join(n.StateDir, sharedDir, name)); err != nil {
+		return err
+	}
 	return n.release(addressDir, func(owner string) bool { return owner == name })
 }
 
@@ -217,6 +255,22 @@ func (n *Network) bookings() ([]booking, error) {
 	return bs, nil
 }
 
+// booked are the ports that the task has.
+func (n *Network) booked(name string) ([]PortMap, error) {
+	all, err := n.bookings()
+	var ports []PortMap
+	for _, b := range all {
+		if b.name == name {
+			ports = append(ports, b.portMap())
+		}
+	}
+	return ports, err
+}
+
+func (b booking) portMap() PortMap {
+	return PortMap{HostIP: b.hostIP, HostPort: b.hostPort, TaskPort: b.taskPort, Proto: b.proto}
+}
+
 func (n *Network) releasePorts(name string) error {
 	return n.release(portDir, func(owner string) bool {
 		o, _, _ := strings.Cut(owner, ":")
@@ -234,16 +288,27 @@ func (n *Network) release(dir string, mine func(owner string) bool) error {
 		if !mine(owner) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := remove(filepath.Join(dir, file)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reservedNames is every owner of an address or a port; it may repeat itself.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// reservedNames is every task with a reservation; it may repeat itself.
 func (n *Network) reservedNames() ([]string, error) {
-	var names []string
+	shared, err := readLinks(filepath.Join(n.StateDir, sharedDir))
+	if err != nil {
+		return nil, err
+	}
+	names := slices.Collect(maps.Keys(shared))
 	for _, d := range []string{addressDir, portDir} {
 		owners, err := readLinks(filepath.Join(n.StateDir, d))
 		if err != nil {

@@ -176,8 +176,8 @@ func TestLife(t *testing.T) {
 		}
 		removeTask(t, b, "nj3f0a1b2c4d5e")
 		removeTask(t, b, "nj3f0a1b2c4d5e")
-		if _, err := os.Lstat(filepath.Dir(root)); !os.IsNotExist(err) {
-			t.Errorf("%s is left: %v", filepath.Dir(root), err)
+		if _, err := os.Lstat(root); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", root, err)
 		}
 		for _, id := range []string{"abc123", "abc123", "source"} {
 			if err := b.RemoveImage(ctx, id); err != nil {
@@ -289,8 +289,6 @@ func TestRefusals(t *testing.T) {
 			"clone of a bad image":    {err: clone("a/b@c", "njb"), text: `image "a/b@c": a name is`},
 			"clone with a long name":  {err: clone("i", strings.Repeat("n", 300)), text: "at most 80"},
 			"commit over an image":    {err: b.Commit(ctx, "left", "i", nil), want: ErrExists},
-			"commit with a bad root":  {err: b.Commit(ctx, "left", "j", map[string]string{"root": "../.."}), text: "not a folder"},
-			"commit without its root": {err: b.Commit(ctx, "left", "j", map[string]string{"root": "m"}), text: "no folder m"},
 			"commit with a bad key":   {err: b.Commit(ctx, "left", "j", map[string]string{"a=b": ""}), text: `property "a=b"`},
 			"commit with a bad value": {err: b.Commit(ctx, "left", "j", map[string]string{"a": "x\ny"}), text: "control character"},
 			"create twice":            {err: func() error { _, err := b.Create(ctx, "left", ""); return err }(), want: ErrExists},
@@ -299,7 +297,6 @@ func TestRefusals(t *testing.T) {
 			"receive with no base":    {err: b.Receive(ctx, "t", "none", bytes.NewReader(stream(t, b, "", "i"))), want: ErrNotFound},
 			"receive of rubbish":      {err: b.Receive(ctx, "t", "", strings.NewReader(content))},
 			"receive of nothing":      {err: b.Receive(ctx, "t", "", strings.NewReader(""))},
-			"change of the root":      {err: b.SetProp(ctx, "i", "root", "m"), text: "for ever"},
 			"send of no image":        {err: b.Send(ctx, "", "none", io.Discard), want: ErrNotFound},
 			"discard of a bad name":   {err: b.Discard(ctx, "../images/i"), text: "a name is"},
 			"remove of a bad name":    {err: b.RemoveTask(ctx, "../images"), text: "a name is"},
@@ -312,7 +309,6 @@ func TestRefusals(t *testing.T) {
 			case !strings.Contains(test.err.Error(), test.text):
 				t.Errorf("%s: %v; want %s", name, test.err, test.text)
 			}
-			t.Logf("%s: %v", name, test.err)
 		}
 		if err := b.Discard(ctx, "left"); err != nil {
 			t.Error(err)
@@ -531,9 +527,12 @@ func TestRemoveUndeletable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := os.Symlink("dir", root+"/link"); err != nil {
+			t.Fatal(err)
+		}
 		protect := []string{"chattr", "+i", root + "/dir/file", root + "/dir"}
 		if runtime.GOOS == "freebsd" {
-			protect = []string{"chflags", "uchg", root + "/dir/file", root + "/dir"}
+			protect = []string{"chflags", "-h", "uchg", root + "/dir/file", root + "/link", root + "/dir"}
 		}
 		if out, err := exec.Command(protect[0], protect[1:]...).CombinedOutput(); err != nil {
 			t.Logf("this file system has no such flags: %s", out)
@@ -541,39 +540,6 @@ func TestRemoveUndeletable(t *testing.T) {
 		removeTask(t, b, "nja")
 		if tasks, err := b.Tasks(t.Context()); err != nil || len(tasks) > 0 {
 			t.Errorf("tasks %v, %v", tasks, err)
-		}
-	})
-}
-
-// TestPotLayout is about images whose root is a folder in them.
-func TestPotLayout(t *testing.T) {
-	both(t, func(t *testing.T, b Backend) {
-		props := map[string]string{"root": "m"}
-		makeImage(t, b, "pot", "", props, "m/etc/motd", "hello", "conf/pot.conf", "pot.cmd=/bin/true")
-		if got := read(t, b.ImageRoot("pot")+"/../conf/pot.conf"); got != "pot.cmd=/bin/true" {
-			t.Errorf("pot.conf %q", got)
-		}
-		root, err := b.Clone(t.Context(), "pot", "nja", CloneOptions{TaskID: "a"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := read(t, root+"/etc/motd"); got != "hello" || root != b.TaskRoot("nja") {
-			t.Errorf("motd %q in %s", got, root)
-		}
-		removeTask(t, b, "nja")
-
-		hostile, err := b.Create(t.Context(), "hostile", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink("/etc", hostile+"/m"); err != nil {
-			t.Fatal(err)
-		}
-		if err := b.Commit(t.Context(), "hostile", "hostile", props); err == nil {
-			t.Error("an image whose root is a symlink was taken")
-		}
-		if err := b.Discard(t.Context(), "hostile"); err != nil {
-			t.Error(err)
 		}
 	})
 }

@@ -15,10 +15,13 @@ import (
 )
 
 // Directory is a store of plain files, for hosts without ZFS. Its images are read-only by custom only, and a clone is a whole copy. An image
-// or task is a folder that only root can go through, with its files in m and what is known of it in about.json.
+// or task is a folder that only root can go through, with its files in root and what is known of it in about.json.
 type Directory struct{ dir string }
 
-const aboutFile = "about.json"
+const (
+	rootDir   = "root"
+	aboutFile = "about.json"
+)
 
 // about is what a directory store knows of an image or a task.
 type about struct {
@@ -89,7 +92,7 @@ func (d *Directory) Create(ctx context.Context, tmp, base string) (root string, 
 	} else if err != nil {
 		return "", err
 	}
-	root = filepath.Join(dir, potRoot)
+	root = filepath.Join(dir, rootDir)
 	if base == "" {
 		err = os.Mkdir(root, 0o755)
 	} else {
@@ -119,7 +122,7 @@ func (d *Directory) copyImage(id, dir string) error {
 		return err
 	}
 	defer dst.Close()
-	return Copy(src, potRoot, dst, potRoot)
+	return Copy(src, rootDir, dst, rootDir)
 }
 
 // Commit sees to it that the files are on the disk before the image's name is.
@@ -128,9 +131,6 @@ func (d *Directory) Commit(ctx context.Context, tmp, id string, props map[string
 		return err
 	}
 	dir := d.path("incoming", tmp)
-	if err := checkRoot(filepath.Join(dir, potRoot), props["root"]); err != nil {
-		return fmt.Errorf("image %s: %w", id, err)
-	}
 	size, err := treeSize(dir)
 	if err != nil {
 		return err
@@ -261,9 +261,6 @@ func (d *Directory) SetProp(ctx context.Context, id, key, value string) error {
 	if err := errors.Join(valid("image", id), validProps(map[string]string{key: value}), ctx.Err()); err != nil {
 		return err
 	}
-	if key == "root" {
-		return fmt.Errorf("property %s: an image has it for ever", key)
-	}
 	dir := d.path("images", id)
 	lock, err := lockFile(dir)
 	if err != nil {
@@ -294,13 +291,7 @@ func lockFile(dir string) (*os.File, error) {
 	return f, nil
 }
 
-func (d *Directory) ImageRoot(id string) string { return d.root("images", id) }
-
-// root is where the root of an image or task is. It is a folder deeper in pot's images.
-func (d *Directory) root(kind, name string) string {
-	a, _ := readAbout(d.path(kind, name))
-	return filepath.Join(d.path(kind, name), potRoot, a.Props["root"])
-}
+func (d *Directory) ImageRoot(id string) string { return filepath.Join(d.path("images", id), rootDir) }
 
 func (d *Directory) RemoveImage(_ context.Context, id string) error {
 	if err := valid("image", id); err != nil {
@@ -341,17 +332,7 @@ func (d *Directory) Clone(ctx context.Context, id, name string, opt CloneOptions
 	} else if err != nil {
 		return "", err
 	}
-	image, err := readAbout(d.path("images", id))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("image %s: %w", id, ErrNotFound)
-	}
-	if err == nil {
-		props := map[string]string{}
-		if root := image.Props["root"]; root != "" {
-			props["root"] = root
-		}
-		err = writeAbout(dir, about{TaskID: opt.TaskID, Image: id, Props: props})
-	}
+	err := writeAbout(dir, about{TaskID: opt.TaskID, Image: id})
 	if err == nil {
 		err = d.copyImage(id, dir)
 	}
@@ -373,7 +354,9 @@ func (d *Directory) Tasks(context.Context) ([]Task, error) {
 	return tasks, err
 }
 
-func (d *Directory) TaskRoot(name string) string { return d.root("tasks", name) }
+func (d *Directory) TaskRoot(name string) string {
+	return filepath.Join(d.path("tasks", name), rootDir)
+}
 
 func (d *Directory) RemoveTask(ctx context.Context, name string) error {
 	if err := valid("task", name); err != nil {
@@ -391,12 +374,12 @@ func (d *Directory) Send(ctx context.Context, from, id string, w io.Writer) erro
 		if err := valid("image", from); err != nil {
 			return err
 		}
-		base = filepath.Join(d.path("images", from), potRoot)
+		base = d.ImageRoot(from)
 		if _, err := os.Stat(base); err != nil {
 			return fmt.Errorf("image %s: %w", from, ErrNotFound)
 		}
 	}
-	err := archive(untilDone{ctx, w}, filepath.Join(d.path("images", id), potRoot), base)
+	err := archive(untilDone{ctx, w}, d.ImageRoot(id), base)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("image %s: %w", id, ErrNotFound)
 	}

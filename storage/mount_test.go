@@ -134,7 +134,6 @@ func TestMountRefusals(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v; want %s", name, err, test.want)
 		}
-		t.Logf("%s: %v", name, err)
 		if left := mountsBelow(t, root); len(left) > 0 {
 			t.Errorf("%s left %v", name, left)
 			UnmountAll(root)

@@ -43,8 +43,7 @@ type Backend interface {
 	Receive(ctx context.Context, tmp, base string, stream io.Reader) error
 	// Create makes the temporary image tmp, empty or a copy of the image base, for the caller to change below root, which is on the host.
 	Create(ctx context.Context, tmp, base string) (root string, err error)
-	// Commit makes an image of a temporary one, at once and for ever: ErrExists if there is one of that ID. The property "root" names the
-	// folder of the image that is its root file system; "m" is the only one there may be (pot's images), without it it is the image itself.
+	// Commit makes an image of a temporary one, at once and for ever: ErrExists if there is one of that ID.
 	Commit(ctx context.Context, tmp, id string, props map[string]string) error
 	// Discard removes a temporary image. None there is no error.
 	Discard(ctx context.Context, tmp string) error
@@ -142,12 +141,5 @@ func validProps(props map[string]string) error {
 			return fmt.Errorf("property %s: its value has a control character", key)
 		}
 	}
-	if root := props["root"]; root != "" && root != potRoot {
-		return fmt.Errorf("property root: %q is not a folder that images have their root in; only %q is", root, potRoot)
-	}
 	return nil
 }
-
-// potRoot is where pot keeps the root file system in an image. Other images' clones are mounted under this name, so that every task's root has
-// the same path.
-const potRoot = "m"

@@ -49,6 +49,12 @@ func (r record) uint32(at int) uint32 { return r.order.Uint32(r.head[at:]) }
 func (r record) uint64(at int) uint64 { return r.order.Uint64(r.head[at:]) }
 func (r record) kind() uint32         { return r.uint32(0) }
 
+// name is the snapshot's that a begin is of, as its sender called it.
+func (r record) name() string {
+	name, _, _ := strings.Cut(string(r.head[56:]), "\x00")
+	return name
+}
+
 // payload is the number of bytes that follow the head.
 func (r record) payload() (n uint64, err error) {
 	round := func(n uint32) uint64 { return (uint64(n) + 7) &^ 7 }
@@ -80,49 +86,113 @@ func (r record) payload() (n uint64, err error) {
 	return n, nil
 }
 
-// splitter takes an image's stream apart and passes on its substreams and nothing else: what would set a property on this host, mountpoint or
-// sharenfs among them, goes no further than here, however old the host's ZFS is. An image is one snapshot of one file system; one of pot's may
-// have a child, m.
-type splitter struct {
-	incremental bool
-	// open begins a substream: of the image itself, or of its child. It ends with Close.
-	open func(child string) (io.WriteCloser, error)
-
-	in       *bufio.Reader
-	order    binary.ByteOrder
-	head     [headSize]byte
-	image    string // the first substream's dataset, as its sender called it
-	snapshot string
-	child    string // the second's, below the first
+// unpacker takes the one substream out of an image's stream, with or without a package around it, and passes on nothing else: what would set a
+// property on this host, mountpoint or sharenfs among them, goes no further than here, however old the host's ZFS is.
+type unpacker struct {
+	records
+	isPackage bool
+	first     record // the substream's begin, until the next record is read
 }
 
 var errCut = errors.New("the stream is cut short")
 
-func (s *splitter) split(stream io.Reader) error {
-	s.in = bufio.NewReaderSize(stream, 1<<20)
-	first, err := s.next()
+// openStream reads up to the substream, and refuses what an image's does not begin with.
+func openStream(stream io.Reader, incremental bool) (*unpacker, error) {
+	u := &unpacker{records: records{in: bufio.NewReaderSize(stream, 1<<20)}}
+	first, err := u.next()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if first.kind() != typeBegin {
+	if first.kind() == typeBegin && first.uint64(16)&3 == kindPackage {
+		u.isPackage = true
+		if first, err = u.skipList(first); err != nil {
+			return nil, err
+		}
+	}
+	u.first = first
+	return u, check(first, incremental)
+}
+
+// skipList leaves out what a package says of its substreams, and reads the first one's begin.
+func (u *unpacker) skipList(list record) (record, error) {
+	if err := u.copy(io.Discard, list); err != nil {
+		return record{}, err
+	}
+	if end, err := u.next(); err != nil || end.kind() != typeEnd {
+		return record{}, errors.Join(errors.New("the stream's list of contents has no end"), err)
+	}
+	return u.next()
+}
+
+// check refuses a substream that is not an image's.
+func check(begin record, incremental bool) error {
+	if begin.kind() != typeBegin {
 		return errors.New("the stream does not begin as one of zfs send does")
 	}
-	if first.uint64(16)&3 == kindPackage {
-		err = s.readPackage(first)
-	} else {
-		err = s.readSubstream(first)
+	version, contents, from := begin.uint64(16), begin.uint32(32), begin.uint64(48)
+	switch {
+	case version&3 != kindSubstream:
+		return fmt.Errorf("the stream is of the unknown kind %d", version&3)
+	case contents != contentFileSystem:
+		return fmt.Errorf("the stream holds %s, which is not a file system", begin.name())
+	case version>>2&featureRaw != 0:
+		return errors.New("the stream is encrypted; send it without -w")
+	case from != 0 && !incremental:
+		return errors.New("the stream is incremental, and its image names no parent")
+	case from == 0 && incremental:
+		return errors.New("the stream is whole, though its image names a parent")
 	}
-	if err != nil {
+	return nil
+}
+
+// copyTo copies the substream, and sees to it that nothing follows.
+func (u *unpacker) copyTo(w io.Writer) error {
+	// Not as a file: that would be copied to in pieces of its own choice.
+	out := bufio.NewWriterSize(struct{ io.Writer }{w}, 1<<20)
+	for r := u.first; ; {
+		if err := u.copy(out, r); err != nil {
+			return err
+		}
+		if r.kind() == typeEnd {
+			break
+		}
+		var err error
+		if r, err = u.next(); err != nil {
+			return err
+		}
+	}
+	if err := u.end(); err != nil {
 		return err
 	}
-	if _, err := s.in.ReadByte(); err != io.EOF {
+	return out.Flush()
+}
+
+func (u *unpacker) end() error {
+	if u.isPackage {
+		switch end, err := u.next(); {
+		case err != nil:
+			return err
+		case end.kind() == typeBegin:
+			return fmt.Errorf("the stream holds %s as well; an image is one snapshot of one file system", end.name())
+		case end.kind() != typeEnd:
+			return errors.New("the stream has a record outside of its snapshots; it is damaged")
+		}
+	}
+	if _, err := u.in.ReadByte(); err != io.EOF {
 		return errors.Join(errors.New("the stream goes on after its end"), err)
 	}
 	return nil
 }
 
+// records reads a stream's. The byte order is the first one's.
+type records struct {
+	in    *bufio.Reader
+	order binary.ByteOrder
+	head  [headSize]byte
+}
+
 // next reads a record's head, which is valid until the next call.
-func (s *splitter) next() (record, error) {
+func (s *records) next() (record, error) {
 	if _, err := io.ReadFull(s.in, s.head[:]); err != nil {
 		return record{}, cut(err)
 	}
@@ -146,62 +216,7 @@ func cut(err error) error {
 	return err
 }
 
-// readPackage leaves out what the package says of its substreams.
-func (s *splitter) readPackage(begin record) error {
-	if err := s.copy(io.Discard, begin); err != nil {
-		return err
-	}
-	if end, err := s.next(); err != nil || end.kind() != typeEnd {
-		return errors.Join(errors.New("the stream's list of contents has no end"), err)
-	}
-	for {
-		r, err := s.next()
-		switch {
-		case err != nil:
-			return err
-		case r.kind() == typeEnd:
-			if s.image == "" {
-				return errors.New("the stream holds no snapshot")
-			}
-			return nil
-		case r.kind() != typeBegin:
-			return errors.New("the stream has a record outside of its snapshots; it is damaged")
-		}
-		if err := s.readSubstream(r); err != nil {
-			return err
-		}
-	}
-}
-
-func (s *splitter) readSubstream(begin record) error {
-	child, err := s.check(begin)
-	if err != nil {
-		return err
-	}
-	to, err := s.open(child)
-	if err != nil {
-		return err
-	}
-	// Not as a file: that would be copied to in pieces of its own choice.
-	out := bufio.NewWriterSize(struct{ io.Writer }{to}, 1<<20)
-	for r := begin; ; {
-		if err := s.copy(out, r); err != nil {
-			return err
-		}
-		if r.kind() == typeEnd {
-			break
-		}
-		if r, err = s.next(); err != nil {
-			return err
-		}
-	}
-	if err := out.Flush(); err != nil {
-		return err
-	}
-	return to.Close()
-}
-
-func (s *splitter) copy(to io.Writer, r record) error {
+func (s *records) copy(to io.Writer, r record) error {
 	n, err := r.payload()
 	if err != nil {
 		return err
@@ -214,32 +229,4 @@ func (s *splitter) copy(to io.Writer, r record) error {
 	}
 	_, err = io.CopyN(to, s.in, int64(n))
 	return cut(err)
-}
-
-// check refuses a substream that an image does not have, and returns the name of the child that it is of.
-func (s *splitter) check(begin record) (child string, err error) {
-	name, _, _ := strings.Cut(string(begin.head[64:]), "\x00")
-	dataset, snapshot, _ := strings.Cut(name, "@")
-	version, contents, from := begin.uint64(16), begin.uint32(32), begin.uint64(48)
-	switch {
-	case version&3 != kindSubstream:
-		return "", fmt.Errorf("the stream is of the unknown kind %d", version&3)
-	case contents != contentFileSystem:
-		return "", fmt.Errorf("the stream holds %s, which is not a file system", dataset)
-	case version>>2&featureRaw != 0:
-		return "", errors.New("the stream is encrypted; send it without -w")
-	case s.image == "" && from != 0 && !s.incremental:
-		return "", errors.New("the stream is incremental, and its image names no parent")
-	case s.image == "" && from == 0 && s.incremental:
-		return "", errors.New("the stream is whole, though its image names a parent")
-	case s.image == "":
-		s.image, s.snapshot = dataset, snapshot
-		return "", nil
-	case dataset == s.image || dataset == s.child:
-		return "", fmt.Errorf("the stream holds a second snapshot of %s, %s; an image is one", dataset, snapshot)
-	case dataset != s.image+"/"+potRoot || snapshot != s.snapshot:
-		return "", fmt.Errorf("the stream holds %s beside %s@%s; an image is one file system, or pot's and its child %s", name, s.image, s.snapshot, potRoot)
-	}
-	s.child = dataset
-	return potRoot, nil
 }

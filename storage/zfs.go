@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	gozfs "github.com/mistifyio/go-zfs/v4"
 )
@@ -20,14 +19,12 @@ import (
 type ZFS struct {
 	parent    Dataset
 	mountRoot string
-	layouts   sync.Map // layout by image ID; it never changes
 }
 
 const (
 	imageSnapshot = "image"
 	propPrefix    = "nomad-driver-jail:"
 	propID        = propPrefix + "id"   // of a whole image: its own name
-	propRoot      = propPrefix + "root" // of an image
 	propTask      = propPrefix + "task" // of a task's clone: Nomad's ID
 )
 
@@ -152,7 +149,7 @@ func (z *ZFS) ensure(d Dataset, props map[string]string, own bool) error {
 
 // mountImages mounts what a reboot or another plugin's death left unmounted.
 func (z *ZFS) mountImages() error {
-	lines, err := zfs("list", "-H", "-r", "-d", "2", "-t", "filesystem", "-o", "name,mounted", string(z.images()))
+	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted", string(z.images()))
 	if err != nil {
 		return err
 	}
@@ -165,7 +162,5 @@ func (z *ZFS) mountImages() error {
 	return errors.Join(errs...)
 }
 
-// path is where something of an image or task is mounted on the host.
-func (z *ZFS) path(kind, name, folder string) string {
-	return filepath.Join(z.mountRoot, kind, name, folder)
-}
+// path is where something of this store is mounted on the host.
+func (z *ZFS) path(kind, name string) string { return filepath.Join(z.mountRoot, kind, name) }

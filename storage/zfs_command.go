@@ -35,7 +35,7 @@ func newCommandError(command, stderr string, err error) error {
 	if len(command) > 300 {
 		command = command[:200] + " … " + command[len(command)-80:]
 	}
-	said := strings.Join(strings.FieldsFunc(stderr, func(r rune) bool { return r == '\n' }), "; ")
+	said := strings.Join(strings.Fields(stderr), " ") // it breaks long lines
 	return &commandError{command, said, err}
 }
 

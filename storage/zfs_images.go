@@ -13,39 +13,27 @@ import (
 	gozfs "github.com/mistifyio/go-zfs/v4"
 )
 
-// layout says where in an image its root file system is.
-type layout struct {
-	root  string // the property
-	child bool   // root is a dataset of its own, as in what pot exports
-}
-
 func (z *ZFS) Images(context.Context) ([]Image, error) {
 	props, err := z.imageProps()
 	if err != nil {
 		return nil, err
 	}
-	lines, err := zfs("list", "-Hp", "-r", "-d", "3", "-t", "filesystem,snapshot", "-o", "name,used,referenced,clones", string(z.images()))
+	lines, err := zfs("list", "-Hp", "-r", "-d", "2", "-t", "filesystem,snapshot", "-o", "name,used,referenced,clones", string(z.images()))
 	if err != nil {
 		return nil, err
 	}
 	byID := map[string]*Image{}
 	for _, l := range lines {
-		name, _ := strings.CutPrefix(l[0], string(z.images()))
-		name, _, isSnapshot := strings.Cut(strings.TrimPrefix(name, "/"), "@")
-		id, child, _ := strings.Cut(name, "/")
-		if id == "" || props[id][propID] != id {
-			continue
-		}
-		if byID[id] == nil {
-			byID[id] = &Image{ID: id, Props: joinProps(props[id]), Root: z.path("images", id, props[id][propRoot])}
-			byID[id].Used, _ = strconv.ParseUint(l[1], 10, 64)
-		}
+		name, _ := strings.CutPrefix(l[0], string(z.images())+"/")
+		id, isSnapshot := strings.CutSuffix(name, "@"+imageSnapshot)
 		switch {
-		case isSnapshot:
-			byID[id].Clones = append(byID[id].Clones, z.relative(l[3])...)
-		case child == "" || child == potRoot:
-			referenced, _ := strconv.ParseUint(l[2], 10, 64)
-			byID[id].Referenced += referenced
+		case isSnapshot && byID[id] != nil:
+			byID[id].Clones = z.relative(l[3])
+		case props[name][propID] == name && name != "":
+			image := &Image{ID: name, Props: joinProps(props[name]), Root: z.ImageRoot(name)}
+			image.Used, _ = strconv.ParseUint(l[1], 10, 64)
+			image.Referenced, _ = strconv.ParseUint(l[2], 10, 64)
+			byID[name] = image
 		}
 	}
 	var images []Image
@@ -90,7 +78,7 @@ func (z *ZFS) SetProp(ctx context.Context, id, key, value string) error {
 	if err := errors.Join(valid("image", id), validProps(map[string]string{key: value}), ctx.Err()); err != nil {
 		return err
 	}
-	if key == "root" || key == "id" {
+	if key == "id" {
 		return fmt.Errorf("property %s: an image has it for ever", key)
 	}
 	return set(z.image(id), assignments(key, value))
@@ -133,56 +121,19 @@ func joinProps(raw map[string]string) map[string]string {
 	return props
 }
 
-func (z *ZFS) ImageRoot(id string) string {
-	l, err := z.layout(id)
-	if err != nil {
-		return z.path("images", id, "") // which does not exist
-	}
-	return z.path("images", id, l.root)
-}
-
-// layout reads it once: a clone should cost one command.
-func (z *ZFS) layout(id string) (layout, error) {
-	if l, ok := z.layouts.Load(id); ok {
-		return l.(layout), nil
-	}
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,"+propID+","+propRoot, string(z.image(id)))
-	if isMissing(err) || err == nil && lines[0][1] != id {
-		return layout{}, fmt.Errorf("image %s: %w", id, ErrNotFound)
-	}
-	if err != nil {
-		return layout{}, err
-	}
-	l := layout{root: strings.TrimPrefix(lines[0][2], "-"), child: len(lines) > 1}
-	z.layouts.Store(id, l)
-	return l, nil
-}
-
-// origin is the snapshot that an image's clones are made of, and says whether it is mounted as a task's root, or as the folder around it.
-func (z *ZFS) origin(id string) (snapshot string, isRoot bool, err error) {
-	l, err := z.layout(id)
-	if err != nil {
-		return "", false, err
-	}
-	d := z.image(id)
-	if l.child {
-		d = d.Child(potRoot)
-	}
-	return d.Snapshot(imageSnapshot), l.child || l.root == "", nil
-}
+func (z *ZFS) ImageRoot(id string) string { return z.path("images", id) }
 
 func (z *ZFS) RemoveImage(ctx context.Context, id string) error {
 	if err := valid("image", id); err != nil {
 		return err
 	}
-	z.layouts.Delete(id)
 	if err := destroy(ctx, z.image(id)); err != nil {
 		if isCloned(err) {
 			return fmt.Errorf("image %s: %w", id, ErrInUse)
 		}
 		return err
 	}
-	return removeDirs(z.path("images", id, ""))
+	return removeDirs(z.ImageRoot(id))
 }
 
 // Send ends with ctx as soon as w takes no more.
@@ -191,11 +142,6 @@ func (z *ZFS) Send(ctx context.Context, from, id string, w io.Writer) error {
 		return err
 	}
 	w = untilDone{ctx, w}
-	if l, err := z.layout(id); err != nil {
-		return err
-	} else if l.child {
-		return fmt.Errorf("image %s: one of pot's, of two datasets, is not sent on; build an image from it", id)
-	}
 	snapshot := func(id string) *gozfs.Dataset {
 		return &gozfs.Dataset{Name: z.image(id).Snapshot(imageSnapshot), Type: gozfs.DatasetSnapshot}
 	}

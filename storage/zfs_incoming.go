@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	gozfs "github.com/mistifyio/go-zfs/v4"
@@ -19,26 +16,21 @@ func (z *ZFS) Create(ctx context.Context, tmp, base string) (root string, err er
 	}
 	args := []string{"create", "-o", "exec=on", "-o", "setuid=on"}
 	if base != "" {
-		origin, isRoot, err := z.origin(base)
-		if err == nil && !isRoot {
-			err = fmt.Errorf("image %s: its root is a folder in it, and it can't be a base", base)
-		}
-		if err != nil {
-			return "", err
-		}
 		args[0] = "clone"
-		args = append(args, origin)
+		args = append(args, z.image(base).Snapshot(imageSnapshot))
 	}
 	_, err = zfs(append(args, string(z.temporary(tmp)))...)
-	if isExists(err) {
+	switch {
+	case isExists(err):
 		return "", fmt.Errorf("temporary image %s: %w", tmp, ErrExists)
-	}
-	if err != nil {
+	case isMissing(err) && base != "":
+		return "", fmt.Errorf("image %s: %w", base, ErrNotFound)
+	case err != nil:
 		clean, cancel := cleanup(ctx)
 		defer cancel()
 		return "", errors.Join(err, z.Discard(clean, tmp))
 	}
-	return z.temporaryDir(tmp), nil
+	return z.path("incoming", tmp), nil
 }
 
 // Commit prepares the temporary image and renames it last: the name is what makes it an image.
@@ -54,21 +46,11 @@ func (z *ZFS) Commit(ctx context.Context, tmp, id string, props map[string]strin
 	if err := errors.Join(nameSnapshot(d), set(d, settings), mount(d)); err != nil {
 		return fmt.Errorf("image %s: %w", id, err)
 	}
-	if err := checkRoot(z.temporaryDir(tmp), props["root"]); err != nil {
-		return fmt.Errorf("image %s: %w", id, err)
-	}
-	child, err := z.adoptChild(tmp, props["root"])
-	if err != nil {
-		return fmt.Errorf("image %s: %w", id, err)
-	}
-	_, err = (&gozfs.Dataset{Name: string(d)}).Rename(string(z.image(id)), false, false)
+	_, err := (&gozfs.Dataset{Name: string(d)}).Rename(string(z.image(id)), false, false)
 	if err = plain(err); isExists(err) {
 		return fmt.Errorf("image %s: %w", id, ErrExists)
 	}
-	if err != nil || !child {
-		return err
-	}
-	return mount(z.image(id).Child(potRoot))
+	return err
 }
 
 // nameSnapshot makes the one snapshot that an image has, or gives the one that a stream brought its name.
@@ -89,60 +71,17 @@ func nameSnapshot(d Dataset) error {
 	return plain(err)
 }
 
-// adoptChild moves the second dataset of a temporary image below the first. Until here they are side by side: the folder that it is to be mounted
-// on could have been a symlink, and not only this package mounts datasets.
-func (z *ZFS) adoptChild(tmp, root string) (bool, error) {
-	child := z.temporaryChild(tmp)
-	if _, err := zfs("list", "-H", "-o", "name", string(child)); isMissing(err) {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	if root != potRoot {
-		return false, fmt.Errorf("it has a child dataset %s and is not one of pot's", potRoot)
-	}
-	if err := nameSnapshot(child); err != nil {
-		return false, err
-	}
-	_, err := (&gozfs.Dataset{Name: string(child)}).Rename(string(z.temporary(tmp).Child(potRoot)), false, false)
-	return true, plain(err)
-}
-
-// checkRoot looks at the folder that an image says its root is in. That could be a symlink to the host's own root.
-func checkRoot(dir, root string) error {
-	if root == "" {
-		return nil
-	}
-	info, err := os.Lstat(filepath.Join(dir, root))
-	if err != nil || !info.IsDir() {
-		return fmt.Errorf("it has no folder %s to be its root", root)
-	}
-	return nil
-}
-
-func (z *ZFS) temporaryDir(tmp string) string { return filepath.Join(z.mountRoot, "incoming", tmp) }
-
-// childMark is in the name of a temporary image's second dataset. No image has it in its own.
-const childMark = ":" + potRoot
-
-func (z *ZFS) temporaryChild(tmp string) Dataset { return z.temporary(tmp + childMark) }
-
 func (z *ZFS) Discard(ctx context.Context, tmp string) error {
 	if err := valid("image", tmp); err != nil {
 		return err
 	}
-	for _, name := range []string{tmp + childMark, tmp} {
-		if err := UnmountAll(z.temporaryDir(name)); err != nil {
-			return err
-		}
-		if err := destroy(ctx, z.temporary(name)); err != nil {
-			return err
-		}
-		if err := removeDirs(z.temporaryDir(name)); err != nil {
-			return err
-		}
+	if err := UnmountAll(z.path("incoming", tmp)); err != nil {
+		return err
 	}
-	return nil
+	if err := destroy(ctx, z.temporary(tmp)); err != nil {
+		return err
+	}
+	return removeDirs(z.path("incoming", tmp))
 }
 
 func (z *ZFS) Temporary(context.Context) ([]string, error) {
@@ -153,9 +92,8 @@ func (z *ZFS) Temporary(context.Context) ([]string, error) {
 	var names []string
 	for _, l := range lines {
 		if name, ok := strings.CutPrefix(l[0], string(z.incoming())+"/"); ok {
-			names = append(names, strings.TrimSuffix(name, childMark))
+			names = append(names, name)
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
+	return names, nil
 }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// Clone is one command for an image that was cloned before.
+// Clone is one command: a task's start waits for it.
 func (z *ZFS) Clone(ctx context.Context, id, name string, opt CloneOptions) (string, error) {
 	if err := errors.Join(valid("image", id), valid("task", name), ctx.Err()); err != nil {
 		return "", err
@@ -19,31 +19,18 @@ func (z *ZFS) Clone(ctx context.Context, id, name string, opt CloneOptions) (str
 	if control.MatchString(opt.TaskID) || opt.TaskID == "" || len(opt.TaskID) > maxValue {
 		return "", fmt.Errorf("task ID %q: not a name", opt.TaskID)
 	}
-	origin, isRoot, err := z.origin(id)
-	if err != nil {
-		return "", err
-	}
-	dir := z.path("tasks", name, "")
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err
-	}
-	at := dir
-	if isRoot {
-		at = z.TaskRoot(name)
-	}
-	args := []string{"clone", "-o", "mountpoint=" + at, "-o", propTask + "=" + opt.TaskID}
+	args := []string{"clone", "-o", propTask + "=" + opt.TaskID}
 	if opt.Quota > 0 {
 		args = append(args, "-o", "quota="+strconv.FormatUint(opt.Quota, 10))
 	}
-	_, err = zfs(append(args, origin, string(z.task(name)))...)
+	_, err := zfs(append(args, z.image(id).Snapshot(imageSnapshot), string(z.task(name)))...)
 	switch {
 	case isExists(err):
 		return "", fmt.Errorf("task %s: its root %w", name, ErrExists)
 	case isMissing(err):
-		z.layouts.Delete(id)
-		return "", errors.Join(fmt.Errorf("image %s: %w", id, ErrNotFound), removeDirs(dir))
+		return "", fmt.Errorf("image %s: %w", id, ErrNotFound)
 	case err == nil:
-		err = checkMounted(at, z.TaskRoot(name))
+		err = checkMounted(z.TaskRoot(name))
 	}
 	if err != nil {
 		clean, cancel := cleanup(ctx)
@@ -54,20 +41,17 @@ func (z *ZFS) Clone(ctx context.Context, id, name string, opt CloneOptions) (str
 }
 
 // checkMounted refuses a root that is part of the host's file system.
-func checkMounted(at, root string) error {
-	here, err := os.Lstat(at)
+func checkMounted(root string) error {
+	here, err := os.Lstat(root)
 	if err != nil {
 		return err
 	}
-	above, err := os.Lstat(filepath.Dir(at))
+	above, err := os.Lstat(filepath.Dir(root))
 	if err != nil {
 		return err
 	}
 	if device(here) == device(above) {
-		return fmt.Errorf("%s is not mounted", at)
-	}
-	if info, err := os.Lstat(root); err != nil || !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", root)
+		return fmt.Errorf("%s is not mounted", root)
 	}
 	return nil
 }
@@ -88,7 +72,7 @@ func (z *ZFS) Tasks(context.Context) ([]Task, error) {
 	return tasks, nil
 }
 
-func (z *ZFS) TaskRoot(name string) string { return z.path("tasks", name, potRoot) }
+func (z *ZFS) TaskRoot(name string) string { return z.path("tasks", name) }
 
 func (z *ZFS) RemoveTask(ctx context.Context, name string) error {
 	if err := valid("task", name); err != nil {
@@ -104,7 +88,7 @@ func (z *ZFS) RemoveTask(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return removeDirs(root, filepath.Dir(root))
+	return removeDirs(root)
 }
 
 // removeDirs removes mount points. Of a directory with something in it, it removes nothing.

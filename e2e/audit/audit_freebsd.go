@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"fmt"
 	"strings"
 )
 
@@ -55,4 +56,17 @@ func rules() ([]string, error) {
 // Processes are the command lines on this host, each after its process ID.
 func Processes() ([]string, error) {
 	return command("ps", "-axww", "-o", "pid=", "-o", "command=")
+}
+
+// OpenFiles are what a process has open, without what tells one pipe or socket from another.
+func OpenFiles(pid int) ([]string, error) {
+	all, err := command("procstat", "-f", fmt.Sprint(pid))
+	var found []string
+	for _, line := range all {
+		// procstat(1): PID COMM FD T V FLAGS REF OFFSET PRO NAME
+		if f := strings.Fields(line); len(f) > 9 && f[0] != "PID" {
+			found = append(found, f[3]+" "+f[9])
+		}
+	}
+	return found, err
 }

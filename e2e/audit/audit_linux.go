@@ -70,3 +70,18 @@ func Processes() ([]string, error) {
 	}
 	return found, err
 }
+
+var inode = regexp.MustCompile(`:\[\d+\]$`)
+
+// OpenFiles are what a process has open, without what tells one pipe or socket from another.
+func OpenFiles(pid int) ([]string, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	var found []string
+	for _, fd := range fds {
+		if to, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil {
+			found = append(found, inode.ReplaceAllString(to, ""))
+		}
+	}
+	return found, err
+}

@@ -261,6 +261,8 @@ func (o *Options) Audit() (audit.State, error) {
 	})
 	// So does go-plugin with the socket of a plugin that was killed.
 	state["file"] = slices.DeleteFunc(state["file"], func(f string) bool { return strings.HasPrefix(filepath.Base(f), "plugin") })
+	// And with the log collector of an alloc when it is killed just after starting it.
+	state["process"] = slices.DeleteFunc(state["process"], func(p string) bool { return strings.HasSuffix(p, o.Bin.Nomad+" logmon") })
 	return state, err
 }
 

@@ -37,11 +37,15 @@ type app struct {
 	dataset, directory, stateDir string
 	json                         bool
 	verbose                      bool
+
+	usual struct{ dataset, directory string } // the plugin's store
 }
 
-// New is the command "image" with all that is below it. run runs the run instructions of recipes.
-func New(run image.Runner) *cobra.Command {
+// New is the command "image" with all that is below it. run runs the run instructions of recipes; dataset and directory are
+// the store where a command line names none.
+func New(run image.Runner, dataset, directory string) *cobra.Command {
 	a := &app{}
+	a.usual.dataset, a.usual.directory = dataset, directory
 	root := &cobra.Command{
 		Use:   "image",
 		Short: "Build, publish, pull and clean up images",
@@ -80,6 +84,10 @@ func (a *app) backend() (storage.Backend, error) {
 	switch {
 	case a.dataset != "" && a.directory != "":
 		return nil, usageError{errors.New("--dataset and --directory exclude each other; give one")}
+	case a.dataset == "" && a.directory == "":
+		a.dataset, a.directory = a.usual.dataset, a.usual.directory
+	}
+	switch {
 	case a.dataset != "":
 		return storage.NewZFS(storage.Dataset(a.dataset), filepath.Join(a.stateDir, "mounts")), nil
 	case a.directory != "":

@@ -40,7 +40,7 @@ func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 
 func execute(ctx context.Context, out, problems io.Writer, args ...string) error {
 	root := &cobra.Command{Use: "nomad-driver-jail", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(New(nil))
+	root.AddCommand(New(nil, "", ""))
 	root.SetOut(out)
 	root.SetErr(problems)
 	root.SetArgs(append([]string{"image"}, args...))

@@ -39,8 +39,17 @@ func (a *app) printImage(cmd *cobra.Command, what string, img image.Image) error
 	if a.json {
 		return printJSON(cmd.OutOrStdout(), forJSON(img))
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, ID %s, root %s\n", what, img.Reference, img.ID[:12], img.Root)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, ID %s, root %s\n", what, img.Reference, shortID(img.ID), img.Root)
 	return err
+}
+
+// shortID is enough for a person, and for image inspect.
+func shortID(id string) string {
+	kind, digits := "", id
+	if rest, built := strings.CutPrefix(id, "built-"); built {
+		kind, digits = "built-", rest
+	}
+	return kind + digits[:min(12, len(digits))]
 }
 
 func (a *app) list() *cobra.Command {
@@ -76,7 +85,7 @@ func printTable(cmd *cobra.Command, images []image.Image) error {
 	for _, img := range images {
 		m := img.Manifest
 		fmt.Fprintln(w, strings.Join([]string{
-			orDash(img.Reference.Name), orDash(img.Reference.Tag), img.ID[:min(12, len(img.ID))], orDash(strings.Trim(m.OS+"/"+m.Arch, "/")),
+			orDash(img.Reference.Name), orDash(img.Reference.Tag), shortID(img.ID), orDash(strings.Trim(m.OS+"/"+m.Arch, "/")),
 			mib(int64(img.Referenced)), day(m.Created), fmt.Sprint(len(img.Clones)), orDash(img.Reference.Base),
 		}, "\t"))
 	}
@@ -189,7 +198,7 @@ func (a *app) printRemoved(cmd *cobra.Command, removed []image.Image, dryRun boo
 		what = "Would remove"
 	}
 	for _, img := range removed {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s %s, %s\n", what, img.ID[:min(12, len(img.ID))], orDash(forJSON(img).Reference), mib(int64(img.Used)))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s %s, %s\n", what, shortID(img.ID), orDash(forJSON(img).Reference), mib(int64(img.Used)))
 	}
 	return nil
 }

@@ -288,3 +288,39 @@ func TestMemory(t *testing.T) {
 		t.Errorf("20 tasks: PSS %d KiB each", sum/20)
 	}
 }
+
+// As TestFailedStartLeavesNothing, for the steps that only Linux has.
+func TestFailedStartLeavesNothingLinux(t *testing.T) {
+	for want, change := range map[string]func(*jail.Spec){
+		"no such file or directory":           func(s *jail.Spec) { s.Root += "/nosuch" },
+		"cgroup /sys/fs/cgroup/memory/nosuch": func(s *jail.Spec) { s.Cgroups = []string{"/sys/fs/cgroup/memory/nosuch"} },
+		"/sys/fs/cgroup/nosuch":               func(s *jail.Spec) { s.OOM = "/sys/fs/cgroup/nosuch" },
+		"network namespace /run/netns/nosuch": func(s *jail.Spec) { s.NetNS = "/run/netns/nosuch" },
+		"join the network namespace":          func(s *jail.Spec) { s.NetNS = "/etc/passwd" },
+		"image's /proc is not a directory":    func(s *jail.Spec) { swapProc(t, s.Root) },
+		"jail njffffffffffff":                 func(s *jail.Spec) { s.Name = "njffffffffffff" },
+	} {
+		t.Run(want, func(t *testing.T) {
+			k := newTask(t, "/bin/sh")
+			k.create()
+			name := k.spec.Name
+			change(&k.spec)
+			if _, err := Start(t.Context(), shim, k.dir, k.spec); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("error %v, want %q", err, want)
+			}
+			if _, err := os.Stat(k.dir); !os.IsNotExist(err) {
+				t.Errorf("state folder: %v", err)
+			}
+			if cell, _, err := jail.Find(name); cell.JID != 0 || err != nil {
+				t.Errorf("a shim is left: %+v %v", cell, err)
+			}
+		})
+	}
+}
+
+// swapProc makes the image's /proc a link to elsewhere.
+func swapProc(t *testing.T, root string) {
+	t.Helper()
+	must(t, os.Remove(filepath.Join(root, "proc")))
+	must(t, os.Symlink("/etc", filepath.Join(root, "proc")))
+}

@@ -255,7 +255,10 @@ func (s *session) runTerminal(ctx context.Context, opt ExecOptions) (int, error)
 	close(ended)
 	// The kernel hangs the terminal up when the process that leads its session ends; what was written before is still read.
 	_ = master.SetReadDeadline(time.Now().Add(time.Second))
-	<-output
+	select {
+	case <-output:
+	case <-ctx.Done():
+	}
 	return code, err
 }
 

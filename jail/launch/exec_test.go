@@ -162,9 +162,36 @@ func TestExecEndsWithContext(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
-		if _, out, _ := k.script("ps -A -o args 2>/dev/null || ps -o args", nil); strings.Contains(out, "777") {
-			t.Errorf("tty %v: still runs: %s", tty, out)
+		k.untilGone("sleep 777")
+	}
+}
+
+// untilGone waits until no process of the task is command: what is killed takes a moment.
+func (k *task) untilGone(command string) {
+	k.t.Helper()
+	var out string
+	for range 100 {
+		if _, out, _ = k.script("ps -A -o args 2>/dev/null || ps -o args", nil); !strings.Contains(out, command) {
+			return
 		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	k.t.Errorf("%s still runs: %s", command, out)
+}
+
+// A client that reads nothing must not keep Exec, nor what it runs, beyond ctx.
+func TestExecWithStuckClient(t *testing.T) {
+	for _, tty := range []bool{false, true} {
+		k := sleeping(t)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		started := time.Now()
+		_, stuck := io.Pipe()
+		_, err := Exec(ctx, shim, k.dir, ExecOptions{Args: []string{"sh", "-c", "while :; do echo more; done"}, Tty: tty, Stdout: stuck})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(started) > 10*time.Second {
+			t.Errorf("tty %v: error %v after %v", tty, err, time.Since(started))
+		}
+		stuck.Close()
 	}
 }
 

@@ -366,12 +366,13 @@ func TestStartTwice(t *testing.T) {
 	}
 }
 
+// What only the shim finds out, Resolve having passed: each step of the start fails once.
 func TestFailedStartLeavesNothing(t *testing.T) {
 	cases := map[string]struct {
 		change func(*jail.Spec)
 		want   string
 	}{
-		"no such command": {func(s *jail.Spec) { s.Command = "/bin/nosuch" }, "not in the image"},
+		"no such command": {func(s *jail.Spec) { s.Command = "/bin/nosuch" }, "cannot run"},
 		"bad interpreter": {func(s *jail.Spec) { s.Command = "/opt/badscript" }, "interpreter"},
 		"no program":      {func(s *jail.Spec) { s.Command = "/opt/garbage" }, "no program for this host"},
 		"closed dir":      {func(s *jail.Spec) { s.Dir, s.User, s.UID = "/secret", "web", 1001 }, "not accessible to user web"},
@@ -381,12 +382,16 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			k := newTask(t, "/bin/sh")
+			k.create()
 			c.change(&k.spec)
-			if _, err := k.tryStart(); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			if _, err := Start(context.Background(), shim, k.dir, k.spec); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("error %q, want one sentence with %q", err, c.want)
 			}
 			if _, err := os.Stat(k.dir); !os.IsNotExist(err) {
 				t.Errorf("state folder: %v", err)
+			}
+			if cell, found, err := jail.Find(k.spec.Name); found && runtime.GOOS == "linux" && cell.JID != 0 || err != nil {
+				t.Errorf("a shim is left: %+v %v", cell, err)
 			}
 		})
 	}

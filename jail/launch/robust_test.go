@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -121,6 +122,10 @@ func actAsPlugin(dir string) {
 		_, err = Start(context.Background(), os.Getenv("JAIL_TEST_SHIM"), dir, spec)
 	}
 	fmt.Println("started", err)
+	if script := os.Getenv("JAIL_TEST_EXEC"); script != "" {
+		_, err := Exec(context.Background(), os.Getenv("JAIL_TEST_SHIM"), dir, ExecOptions{Args: []string{"sh", "-c", script}, Stdout: os.Stdout})
+		fmt.Println("exec", err)
+	}
 	select {}
 }
 
@@ -139,11 +144,15 @@ func (k *task) startByOther(env ...string) jail.Status {
 	out, err := plugin.StdoutPipe()
 	must(k.t, err)
 	must(k.t, plugin.Start())
-	line := make([]byte, 100)
-	n, err := out.Read(line)
-	must(k.t, err)
-	if string(line[:n]) != "started <nil>\n" {
-		k.t.Fatalf("the other process says %q", line[:n])
+	lines := bufio.NewReader(out)
+	expect := func(want string) {
+		if line, err := lines.ReadString('\n'); line != want+"\n" {
+			k.t.Fatalf("the other process says %q %v", line, err)
+		}
+	}
+	expect("started <nil>")
+	if len(env) > 0 && strings.HasPrefix(env[0], "JAIL_TEST_EXEC=") {
+		expect("ready")
 	}
 	must(k.t, plugin.Process.Kill())
 	_ = plugin.Wait()
@@ -165,6 +174,13 @@ func TestPluginKilled(t *testing.T) {
 	if ended := k.wait(); ended.ExitCode != 14 || ended.PID != status.PID {
 		t.Errorf("status %+v", ended)
 	}
+}
+
+// What a plugin runs beside the task ends with the plugin; the task does not.
+func TestExecEndsWithPlugin(t *testing.T) {
+	k := newTask(t, "/bin/sleep", "1000")
+	k.startByOther("JAIL_TEST_EXEC=sleep 777 & echo ready; wait")
+	k.untilGone("sleep 777")
 }
 
 // A task that ends while there is no plugin tells the next one.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,41 +24,39 @@ const (
 func enter(name string) int {
 	report := os.NewFile(enterReportFD, "report")
 	control := os.NewFile(controlFD, "control")
-	code := 1
-	onOwnThread(func() { // which on Linux goes into the cell's namespaces and cannot come back
-		pid, terminal, err := enterCell(name, control)
-		if err != nil {
-			report.WriteString(err.Error() + "\n")
-			return
-		}
-		report.WriteString("started\n")
-		report.Close()
-		go endWith(control, pid)
-		code = waitFor(pid)
-		if terminal {
-			drainTerminal()
-		}
-	})
+	entry, pid, err := enterCell(name, control)
+	if err != nil {
+		report.WriteString(err.Error() + "\n")
+		return 1
+	}
+	report.WriteString("started\n")
+	report.Close()
+	go endWith(control, pid)
+	code := waitFor(pid)
+	if entry.Terminal {
+		drainTerminal()
+	}
 	return code
 }
 
-func enterCell(name string, control *os.File) (pid int, terminal bool, err error) {
-	var entry jail.Entry
-	decoder := json.NewDecoder(control)
-	if err := decoder.Decode(&entry); err != nil {
-		return 0, false, fmt.Errorf("read what to start: %w", err)
+func enterCell(name string, control *os.File) (entry jail.Entry, pid int, err error) {
+	if err := json.NewDecoder(control).Decode(&entry); err != nil {
+		return entry, 0, fmt.Errorf("read what to start: %w", err)
 	}
 	if entry.Spec.Name != name {
-		return 0, false, errors.New("asked to start in " + entry.Spec.Name + " and to enter " + name)
+		return entry, 0, errors.New("asked to start in " + entry.Spec.Name + " and to enter " + name)
 	}
-	pid, err = spawnInside(entry.Spec, entry.Terminal)
-	return pid, entry.Terminal, err
+	onOwnThread(func() { pid, err = spawnInside(entry.Spec, entry.Terminal) })
+	return entry, pid, err
 }
 
-// endWith kills the process and its group when the other end of the pipe is closed. It leads one of its own.
+// endWith kills the process and its group, which it leads, when the other end of the pipe is closed, and then ends this process,
+// which may wait for somebody to read the terminal.
 func endWith(control *os.File, pid int) {
 	_, _ = io.Copy(io.Discard, control)
 	_ = unix.Kill(-pid, unix.SIGKILL)
+	time.Sleep(time.Second)
+	os.Exit(1)
 }
 
 func waitFor(pid int) int {

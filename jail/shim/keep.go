@@ -25,7 +25,7 @@ const (
 type task struct {
 	name    string
 	dir     folder
-	outputs []int // read ends of Nomad's FIFOs, so that the task outlives their reader
+	outputs []int // Nomad's FIFOs, kept open so that the task outlives their reader
 	oom     oomCounter
 	pid     int // of the first process, as this process counts
 	status  jail.Status
@@ -112,8 +112,8 @@ func (t *task) start(spec jail.Spec, files [3]int, home home) error {
 
 // await reaps until the first process has ended, and tells how.
 func (t *task) await() unix.WaitStatus {
+	var ws unix.WaitStatus
 	for {
-		var ws unix.WaitStatus
 		pid, err := unix.Wait4(-1, &ws, 0, nil)
 		if err == nil && pid == t.pid {
 			return ws
@@ -146,7 +146,7 @@ func (t *task) reap() {
 		if err == unix.ECHILD {
 			return
 		}
-		if pid == 0 {
+		if pid <= 0 {
 			time.Sleep(2 * time.Millisecond)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -38,12 +39,28 @@ func settleIn(jail.Spec) (home, error) {
 		return home{}, err
 	}
 	unix.Umask(0o022)
-	const pPID, reapAcquire = 0, 2 // sys/wait.h, procctl(2)
-	_, _, errno := unix.Syscall6(unix.SYS_PROCCTL, pPID, uintptr(os.Getpid()), reapAcquire, 0, 0, 0)
-	if errno != 0 {
-		return home{}, fmt.Errorf("procctl PROC_REAP_ACQUIRE: %w", errno)
+	if err := procctl(procReapAcquire, nil); err != nil {
+		return home{}, fmt.Errorf("procctl PROC_REAP_ACQUIRE: %w", err)
 	}
+	protect := int32(1)                 // PPROT_SET, and for this process alone
+	_ = procctl(procSprotect, &protect) // the kernel has any other process go first when it is out of swap
 	return home{pid: os.Getpid(), boot: boot}, nil
+}
+
+// Commands of procctl(2).
+const (
+	procSprotect    = 1
+	procReapAcquire = 2
+)
+
+// procctl is about the calling process.
+func procctl(command uintptr, arg *int32) error {
+	const pPID = 0 // sys/wait.h
+	_, _, errno := unix.Syscall6(unix.SYS_PROCCTL, pPID, uintptr(os.Getpid()), command, uintptr(unsafe.Pointer(arg)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // oomCounter tells the kills of a memoryuse:sigkill rule in rctl(8), which leaves no trace, by elimination.

@@ -13,8 +13,7 @@
 // On Linux the first is also init of the cell's namespaces: what is orphaned in the cell is its to reap, and when it goes, the
 // kernel kills what is left. On FreeBSD it stays on the host and is the reaper of what it started.
 //
-// One runs per task for as long as the task does, so memory counts: it links little, opens nothing through Go's poller, and gives
-// back what starting took.
+// One runs per task for as long as the task does, so memory counts: it links little and gives back what starting took.
 package main
 
 import (
@@ -71,9 +70,11 @@ func catchSignals() {
 	signal.Notify(make(chan os.Signal, 1), fatal...)
 }
 
-// settle gives back the memory that starting the task took.
+// settle gives back the memory that starting the task took. Waiting makes next to no garbage, so it is collected only should there be
+// some megabytes of it one day, and not every two minutes.
 func settle() {
-	debug.SetGCPercent(20)
 	debug.FreeOSMemory()
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(16 << 20)
 	forgetProgram()
 }

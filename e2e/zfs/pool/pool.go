@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 )
@@ -167,14 +168,25 @@ func sweep(dir string) error {
 		if err != nil {
 			return err
 		}
-		if exec.Command("zfs", "list", string(name)).Run() != nil {
-			continue
-		}
-		if err := run(append(kind.command, string(name))...); err != nil {
+		if err := destroy(string(name), kind.command...); err != nil {
 			return fmt.Errorf("left over: %w", err)
 		}
 	}
 	return os.RemoveAll(dir)
+}
+
+// destroy waits for what the killed process was about to do.
+func destroy(name string, command ...string) (err error) {
+	for range 20 {
+		if exec.Command("zfs", "list", name).Run() != nil {
+			return nil
+		}
+		if err = run(append(command, name)...); err == nil {
+			return nil
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	return err
 }
 
 // promise writes down what there will be to take down, before it is made.

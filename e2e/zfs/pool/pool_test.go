@@ -34,6 +34,7 @@ func TestDataset(t *testing.T) {
 		panic("on purpose")
 	case "kill":
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // it may take a moment to arrive
 	}
 }
 
@@ -47,7 +48,7 @@ func TestNothingLeft(t *testing.T) {
 		_, dir, found := strings.Cut(string(out), "files in ")
 		dir, _, _ = strings.Cut(dir, "\n")
 		if !found || exists(dir) {
-			t.Errorf("%s: %q is left", how, dir)
+			t.Errorf("%s: %q is left\n%s", how, dir, out)
 		}
 	}
 }
@@ -64,7 +65,7 @@ func TestBelow(t *testing.T) {
 		}
 		left, err := exec.Command("zfs", "list", "-H", "-r", "-o", "name", parent).Output()
 		if err != nil || strings.TrimSpace(string(left)) != parent {
-			t.Errorf("%s: left %s, %v", how, left, err)
+			t.Errorf("%s: left %s, %v\n%s", how, left, err, out)
 		}
 	}
 }

@@ -1,0 +1,99 @@
+package driver
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+)
+
+// decode reads an operator's or a job author's HCL as Nomad does, by the plugin's schema.
+func decode(t *testing.T, spec *hclspec.Spec, hcl string, into any) {
+	t.Helper()
+	hclutils.NewConfigParser(spec).ParseHCL(t, hcl, into)
+}
+
+func TestEmptyConfigIsTheDefault(t *testing.T) {
+	var c Config
+	decode(t, configSpec, `config {}`, &c)
+	var want, got []byte
+	d := DefaultConfig()
+	if err := base.MsgPackEncode(&want, &d); err != nil {
+		t.Fatal(err)
+	}
+	c.Images.Keys, c.Images.Mirrors = nil, nil // empty lists
+	if err := base.MsgPackEncode(&got, &c); err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("the schema's defaults are %+v\nDefaultConfig's %+v", c, d)
+	}
+	if err := c.check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	var c Config
+	decode(t, configSpec, `config {
+  dataset        = "tank/jails"
+  host_paths     = ["/srv/media:ro"]
+  allow          = ["raw_sockets", "host_network"]
+  devfs_rulesets = [10]
+  images {
+    mirrors  = ["https://a.example.org=https://b.example.org", "https://a.example.org=https://c.example.org"]
+    max_size = "50GiB"
+  }
+  consul {
+    ttl = "10s"
+  }
+}`, &c)
+	if err := c.check(); err != nil {
+		t.Fatal(err)
+	}
+	mirrors, _ := c.Images.mirrors()
+	if m := mirrors["https://a.example.org"]; len(m) != 2 || m[1] != "https://c.example.org" {
+		t.Errorf("mirrors are %v", mirrors)
+	}
+	if n, _ := c.Images.maxSize(); n != 50<<30 {
+		t.Errorf("max_size is %d", n)
+	}
+	if !c.Consul.Enabled || c.Consul.TTL != "10s" || c.Images.Retry != "10s" {
+		t.Errorf("a block's other values are not the defaults: %+v", c)
+	}
+	if c.permitRuleset(10) != nil || c.permitRuleset(11) == nil {
+		t.Error("devfs_rulesets does not decide")
+	}
+}
+
+func TestBadConfigGetsOneSentence(t *testing.T) {
+	for _, x := range []struct{ hcl, want string }{
+		{`dataset = "a" directory = "/b"`, "dataset and directory exclude each other; keep one"},
+		{`directory = "b"`, `directory "b" must be an absolute path`},
+		{`state_dir = "b"`, `state_dir "b" must be an absolute path`},
+		{`host_paths = ["srv"]`, `host_paths: "srv" must be an absolute path, with :ro behind it for reading only`},
+		{`allow = ["everything"]`, `allow: unknown permission "everything"; there are `},
+		{`subnet = "10.0.0.0"`, `subnet: `},
+		{`pull_timeout = "soon"`, `pull_timeout: time: invalid duration "soon"`},
+		{`images { mirrors = ["https://a"] }`, `images mirrors: "https://a" must be URL=MIRROR`},
+		{`images { max_size = "much" }`, `images max_size "much" is no size; write it as in 50GiB`},
+	} {
+		var c Config
+		decode(t, configSpec, "config {\n"+strings.ReplaceAll(x.hcl, " directory", "\ndirectory")+"\n}", &c)
+		if err := c.check(); err == nil || !strings.HasPrefix(err.Error(), x.want) {
+			t.Errorf("%s: got %v, want %s", x.hcl, err, x.want)
+		}
+	}
+}
+
+func TestPotSpellingOfPorts(t *testing.T) {
+	for _, hcl := range []string{`port_map { http = 80 }`, `port_map = { http = "80" }`} {
+		var c TaskConfig
+		decode(t, taskConfigSpec, "config {\n image = \"http://r.example.org\"\n pot = \"web\"\n tag = \"1\"\n "+hcl+"\n}", &c)
+		if c.PortMap["http"] != "80" || c.NetworkMode != modeBridge {
+			t.Errorf("%s: got %+v", hcl, c)
+		}
+	}
+}
