@@ -75,7 +75,6 @@ func TestJailParameters(t *testing.T) {
 			map[string]string{
 				"ls /dev/mem /dev/vtbd0 2>/dev/null || echo none": "none",
 				"mount -t tmpfs tmpfs /tmp 2>&1 | tail -n 1":      "mount: tmpfs: Operation not permitted",
-				"ping -c 1 127.0.0.1 2>&1 | tail -n 1":            "ping: ssend socket: Operation not permitted",
 			},
 		},
 		{
@@ -96,7 +95,7 @@ func TestJailParameters(t *testing.T) {
 				c.Attributes = []string{"raw_sockets:ON", "sysvshm:YES", "devfs_ruleset:2", "persistent:NO"}
 			},
 			map[string]string{"allow.raw_sockets": "1", "sysvshm": sysNew, "devfs_ruleset": "2"},
-			map[string]string{"ls /dev/fd 2>/dev/null || echo none": "none"},
+			nil,
 		},
 		{
 			"the host's network",
@@ -109,7 +108,7 @@ func TestJailParameters(t *testing.T) {
 			"no network",
 			func(c *TaskConfig, _ *drivers.TaskConfig) { c.NetworkMode = modeNone },
 			map[string]string{"vnet": sysNew},
-			map[string]string{"ifconfig -l": "lo0"},
+			map[string]string{`for i in $(ifconfig -l); do case $i in epair*|nj*|vtnet*) echo $i; esac; done`: ""},
 		},
 	} {
 		cfg := sleeper(t, h, c.change) // of this test: the harness ends with its first task's end
@@ -171,13 +170,6 @@ func TestRefusals(t *testing.T) {
 		{
 			"image of a newer release", func(c *TaskConfig, _ *drivers.TaskConfig) { c.Image = "future:1.0" },
 			"image future:1.0: it is made from 99.1-RELEASE and this host's kernel is ",
-		},
-		{
-			"core that the host does not have",
-			func(_ *TaskConfig, cfg *drivers.TaskConfig) {
-				cfg.Resources.NomadResources.Cpu.ReservedCores = []uint16{200}
-			},
-			"limits: ",
 		},
 		{
 			"jail of that name",

@@ -185,7 +185,7 @@ func get(t testing.TB, dial func(network, address string) (net.Conn, error), url
 		DisableKeepAlives: true,
 	}}
 	var last error
-	for range 50 {
+	for range 50 * patience {
 		var answer *http.Response
 		if answer, last = client.Get(url); last == nil {
 			body, err := io.ReadAll(answer.Body)

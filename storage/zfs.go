@@ -53,7 +53,7 @@ func (z *ZFS) Check(context.Context) error {
 	}
 	pool, err := gozfs.GetZpool(z.parent.Pool())
 	if err != nil {
-		return fmt.Errorf("dataset %s: %w", z.parent, plain(err))
+		return fmt.Errorf("dataset %s: %w; zpool list shows the pools that are here, zpool import those that could be", z.parent, plain(err))
 	}
 	if pool.Health != gozfs.ZpoolOnline && pool.Health != gozfs.ZpoolDegraded {
 		return fmt.Errorf("dataset %s: the pool is %s; see zpool status %s", z.parent, pool.Health, pool.Name)
