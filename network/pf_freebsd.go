@@ -15,9 +15,6 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
-// rulesAreShared: each task has an anchor of its own.
-const rulesAreShared = false
-
 // pfctl is a program because the structures of pf(4) differ from release to
 // release; it came with the kernel.
 func pfctl(ctx context.Context, stdin string, args ...string) (string, error) {
@@ -44,19 +41,9 @@ func passing(stderr string) bool {
 	return strings.Contains(stderr, "Device not configured") || strings.Contains(stderr, "Device busy")
 }
 
-// load replaces an anchor's rules. An anchor without rules is no more.
 func (n *Network) load(ctx context.Context, sub, rules string) error {
 	_, err := pfctl(ctx, rules, "-a", n.pfAnchor(sub), "-f", "-")
 	return err
-}
-
-func (n *Network) loadAlone(ctx context.Context, sub, rules string) error {
-	unlock, err := n.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return n.load(ctx, sub, rules)
 }
 
 func (n *Network) checkRules(ctx context.Context) error {
@@ -106,8 +93,26 @@ func (n *Network) addRules(ctx context.Context, name string, a Attachment, rs []
 	return forward.Sync(n.forwardDir(), name, n.Forwarder)
 }
 
-func (n *Network) removeRules(ctx context.Context, name string) error {
-	if err := n.loadAlone(ctx, name, ""); err != nil {
+// loadAlone: of two that load rules at the same time, one fails.
+func (n *Network) loadAlone(ctx context.Context, sub, rules string) error {
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return n.load(ctx, sub, rules)
+}
+
+// removeRules also ends the connections that the rules let through, which
+// bear the name as label.
+func (n *Network) removeRules(ctx context.Context, name string, _ Attachment, _ []PortMap) error {
+	kill := []string{"-k", "label", "-k", name}
+	flush := []string{"-a", n.pfAnchor(name), "-F", "all"}
+	_, err := pfctl(ctx, "", append(flush, kill...)...)
+	if err != nil && strings.Contains(err.Error(), "does not exist") {
+		_, err = pfctl(ctx, "", kill...)
+	}
+	if err != nil {
 		return err
 	}
 	had, err := forward.Remove(n.forwardDir(), name)
@@ -125,24 +130,6 @@ func forwardRules(rs []redirect) []forward.Rule {
 		rules = append(rules, forward.Rule{Proto: r.Proto, Host: netip.AddrPortFrom(r.Host, r.HostPort), Task: r.Task})
 	}
 	return rules
-}
-
-// endConnections by label, which the task's rules gave, and by address.
-func (n *Network) endConnections(ctx context.Context, name string, a Attachment, _ []PortMap) error {
-	kills := [][]string{{"-k", "label", "-k", name}}
-	own := !a.shares(name)
-	if own && a.IPv4.IsValid() {
-		kills = append(kills, []string{"-k", a.IPv4.String()}, []string{"-k", "0.0.0.0/0", "-k", a.IPv4.String()})
-	}
-	if own && a.IPv6.IsValid() {
-		kills = append(kills, []string{"-k", a.IPv6.String()}, []string{"-k", "::/0", "-k", a.IPv6.String()})
-	}
-	for _, args := range kills {
-		if _, err := pfctl(ctx, "", args...); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (n *Network) hostNames(ctx context.Context) ([]string, error) {
