@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestReach also has an operator's pf.conf that lets in nothing by itself.
@@ -153,6 +156,26 @@ func TestHalfPair(t *testing.T) {
 	}
 	detach(t, n, 2)
 	wantSame(t, "Prepare", before, listing(t, n))
+}
+
+// TestRequestSizes: the kernel copies as many bytes as a request's number says.
+func TestRequestSizes(t *testing.T) {
+	for request, size := range map[uint]uintptr{
+		unix.SIOCIFCREATE2: unsafe.Sizeof(ifreq{}),
+		unix.SIOCSIFNAME:   unsafe.Sizeof(ifreqPointer{}),
+		unix.SIOCSIFDESCR:  unsafe.Sizeof(ifreqBuffer{}),
+		unix.SIOCSIFMTU:    unsafe.Sizeof(ifreqInt{}),
+		unix.SIOCSIFFLAGS:  unsafe.Sizeof(ifreqFlags{}),
+		unix.SIOCAIFGROUP:  unsafe.Sizeof(ifgroupreq{}),
+		unix.SIOCSDRVSPEC:  unsafe.Sizeof(ifdrv{}),
+		siocAIFADDR:        unsafe.Sizeof(inAliasreq{}),
+		siocAIFADDR_IN6:    unsafe.Sizeof(in6Aliasreq{}),
+		siocSIFINFO_IN6:    unsafe.Sizeof(in6Ndireq{}),
+	} {
+		if want := uintptr(request >> 16 & 0x1fff); size != want {
+			t.Errorf("request %#x has %d bytes, want %d", request, size, want)
+		}
+	}
 }
 
 func TestPrepareRefuses(t *testing.T) {

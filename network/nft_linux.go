@@ -162,7 +162,7 @@ func (n *Network) elements() (map[string][]nftables.SetElement, error) {
 		return nil, err
 	}
 	conn, held := new(nftables.Conn), map[string][]nftables.SetElement{}
-	for _, m := range mapNames {
+	for _, m := range []string{mapAny4, mapOne4, mapAny6, mapOne6} {
 		if held[m], err = conn.GetSetElements(n.nftMap(m)); err != nil {
 			return nil, fmt.Errorf("nftables map %s: %w", m, err)
 		}

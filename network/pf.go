@@ -7,10 +7,6 @@ import (
 	"strings"
 )
 
-// pfHostAnchor has what all tasks of a bridge share. It comes before every
-// task's anchor, because pf goes through anchors in the order of their names.
-func (n *Network) pfHostAnchor() string { return "host-" + n.Bridge }
-
 // pfPublished tags packets that come by a published port, until they are out.
 const pfPublished = "nomad-jail-published"
 
@@ -19,9 +15,6 @@ const pfGroup = "nomad-jail"
 
 // pfTable has the jails' addresses: the subnets without the host's own.
 const pfTable = "jails"
-
-// pfAnchor is where a task's rules are.
-func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }
 
 // uplink is an interface by which jails can reach other hosts.
 type uplink struct {
@@ -106,6 +99,9 @@ func (n *Network) pfFamilies() []pfFamily {
 func (n *Network) pfTaskRules(name string, a Attachment, rs []redirect) string {
 	var rdr, filter strings.Builder
 	for _, r := range rs {
+		if r.Host.IsLoopback() {
+			continue // comes by lo0 only
+		}
 		host := "(self)"
 		if !r.Host.IsUnspecified() {
 			host = r.Host.String()

@@ -15,6 +15,13 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
+// pfHostAnchor has what all tasks of a bridge share. It comes before every
+// task's anchor, because pf goes through anchors in the order of their names.
+func (n *Network) pfHostAnchor() string { return "host-" + n.Bridge }
+
+// pfAnchor is where a task's rules are.
+func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }
+
 // pfctl is a program because the structures of pf(4) differ from release to
 // release; it came with the kernel.
 func pfctl(ctx context.Context, stdin string, args ...string) (string, error) {
@@ -46,9 +53,16 @@ func (n *Network) load(ctx context.Context, sub, rules string) error {
 	return err
 }
 
-func (n *Network) checkRules(ctx context.Context) error {
+func checkPf() error {
 	if !hasModule("pf") {
 		return errors.New("pf is not loaded: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
+	}
+	return nil
+}
+
+func (n *Network) checkRules(ctx context.Context) error {
+	if err := checkPf(); err != nil {
+		return err
 	}
 	info, err := pfctl(ctx, "", "-s", "info")
 	if err != nil {
@@ -71,8 +85,11 @@ func (n *Network) checkRules(ctx context.Context) error {
 // prepareRules also starts the forwarding process again, should it be needed
 // and have died.
 func (n *Network) prepareRules(ctx context.Context, uplinks []uplink) error {
-	if len(n.Forwarder) == 0 {
-		return errors.New("network: no command line for the forwarding process")
+	if err := checkPf(); err != nil {
+		return err
+	}
+	if err := n.checkForwarder(); err != nil {
+		return err
 	}
 	if err := n.load(ctx, n.pfHostAnchor(), n.pfHostRules(uplinks)); err != nil {
 		return err
@@ -120,6 +137,17 @@ func (n *Network) removeRules(ctx context.Context, name string, _ Attachment, _ 
 		return err
 	}
 	return forward.Sync(n.forwardDir(), name, n.Forwarder)
+}
+
+func (n *Network) checkForwarder() error {
+	const limit = 88 // of the 104 that a socket's path may have with its NUL
+	if len(n.StateDir) > limit {
+		return fmt.Errorf("state folder %s: its path may have %d bytes", n.StateDir, limit)
+	}
+	if len(n.Forwarder) == 0 {
+		return errors.New("network: no command line for the forwarding process")
+	}
+	return nil
 }
 
 func (n *Network) forwardDir() string { return filepath.Join(n.StateDir, "forward") }
