@@ -53,9 +53,9 @@ type (
 		_     [12]byte
 	}
 	ifreqFlags struct {
-		name      ifName
-		low, high uint16
-		_         [12]byte
+		name ifName
+		low  uint16
+		_    [14]byte
 	}
 )
 
@@ -85,18 +85,22 @@ type ifbifconf struct {
 }
 
 type inAliasreq struct {
-	name                ifName
-	addr, dstaddr, mask unix.RawSockaddrInet4
-	vhid                int32
+	name ifName
+	addr unix.RawSockaddrInet4
+	_    unix.RawSockaddrInet4 // the other end, or for broadcasts
+	mask unix.RawSockaddrInet4
+	_    int32 // vhid
 }
 
 type in6Aliasreq struct {
-	name                ifName
-	addr, dstaddr, mask unix.RawSockaddrInet6
-	flags               int32
-	expire, preferred   int64
-	vltime, pltime      uint32
-	vhid                int32
+	name           ifName
+	addr           unix.RawSockaddrInet6
+	_              unix.RawSockaddrInet6
+	mask           unix.RawSockaddrInet6
+	_              int32    // flags
+	_              [2]int64 // when the lifetimes end
+	vltime, pltime uint32
+	_              int32 // vhid
 }
 
 type in6Ndireq struct {

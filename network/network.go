@@ -150,11 +150,6 @@ func (n *Network) attach(ctx context.Context, req Request, a Attachment) error {
 }
 
 func (n *Network) publish(ctx context.Context, req Request, a Attachment) error {
-	unlock, err := n.lockRules()
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -162,14 +157,6 @@ func (n *Network) publish(ctx context.Context, req Request, a Attachment) error 
 		return fmt.Errorf("ports of task %s: %w", req.Name, err)
 	}
 	return nil
-}
-
-// lockRules, where all tasks' rules are in one place.
-func (n *Network) lockRules() (unlock func(), err error) {
-	if !rulesAreShared {
-		return func() {}, nil
-	}
-	return n.lock()
 }
 
 // Detach takes away everything that the name holds and ends its connections.
@@ -182,30 +169,24 @@ func (n *Network) Detach(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	ports, err := n.booked(name)
-	if err != nil {
+	// An interface that cannot go yet does not keep the ports.
+	unplugged := n.disconnect(ctx, name)
+	if unplugged != nil {
+		unplugged = fmt.Errorf("interface %s: %w", hostEnd(name), unplugged)
+	}
+	if err := errors.Join(unplugged, n.unpublish(ctx, name, a)); err != nil {
 		return err
-	}
-	if err := n.unpublish(ctx, name); err != nil {
-		return fmt.Errorf("ports of task %s: %w", name, err)
-	}
-	if err := n.disconnect(ctx, name); err != nil {
-		return fmt.Errorf("interface %s: %w", hostEnd(name), err)
-	}
-	if err := n.endConnections(ctx, name, a, ports); err != nil {
-		return fmt.Errorf("connections of task %s: %w", name, err)
 	}
 	return n.releaseAddress(name)
 }
 
-func (n *Network) unpublish(ctx context.Context, name string) error {
-	unlock, err := n.lockRules()
+func (n *Network) unpublish(ctx context.Context, name string, a Attachment) error {
+	ports, err := n.booked(name)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	if err := n.removeRules(ctx, name); err != nil {
-		return err
+	if err := n.removeRules(ctx, name, a, ports); err != nil {
+		return fmt.Errorf("ports of task %s: %w", name, err)
 	}
 	return n.releasePorts(name)
 }

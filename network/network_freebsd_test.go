@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestReach also has an operator's pf.conf that lets in nothing by itself.
@@ -155,6 +158,26 @@ func TestHalfPair(t *testing.T) {
 	wantSame(t, "Prepare", before, listing(t, n))
 }
 
+// TestRequestSizes: the kernel copies as many bytes as a request's number says.
+func TestRequestSizes(t *testing.T) {
+	for request, size := range map[uint]uintptr{
+		unix.SIOCIFCREATE2: unsafe.Sizeof(ifreq{}),
+		unix.SIOCSIFNAME:   unsafe.Sizeof(ifreqPointer{}),
+		unix.SIOCSIFDESCR:  unsafe.Sizeof(ifreqBuffer{}),
+		unix.SIOCSIFMTU:    unsafe.Sizeof(ifreqInt{}),
+		unix.SIOCSIFFLAGS:  unsafe.Sizeof(ifreqFlags{}),
+		unix.SIOCAIFGROUP:  unsafe.Sizeof(ifgroupreq{}),
+		unix.SIOCSDRVSPEC:  unsafe.Sizeof(ifdrv{}),
+		siocAIFADDR:        unsafe.Sizeof(inAliasreq{}),
+		siocAIFADDR_IN6:    unsafe.Sizeof(in6Aliasreq{}),
+		siocSIFINFO_IN6:    unsafe.Sizeof(in6Ndireq{}),
+	} {
+		if want := uintptr(request >> 16 & 0x1fff); size != want {
+			t.Errorf("request %#x has %d bytes, want %d", request, size, want)
+		}
+	}
+}
+
 func TestPrepareRefuses(t *testing.T) {
 	newHost(t)
 	for _, c := range []struct {
@@ -227,4 +250,37 @@ func TestCheck(t *testing.T) {
 	run(t, "", "pfctl", "-d")
 	wantError(t, n.Check(ctx), "pf is not enabled: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
 	run(t, "", "pfctl", "-e")
+}
+
+// BenchmarkScript does what Attach does as a shell script would, one command
+// after the other. (Its taking down is not measured.)
+func BenchmarkScript(b *testing.B) {
+	newHost(b)
+	n := prepared(b, nil)
+	c := newCell(b)
+	a := n.plan.attachment(taskN(1), n.plan.candidate(taskN(1), 0))
+	ports := redirects(a, []PortMap{port("tcp", "", 8080, 80)})
+	script := fmt.Sprintf(`set -e
+e=$(ifconfig epair create)
+ifconfig $e name %[1]sa
+ifconfig ${e%%a}b name %[1]sb
+ifconfig %[1]sa description "task %[1]s" group nomad-jail
+ifconfig %[2]s addm %[1]sa
+ifconfig %[1]sa up
+ifconfig %[1]sb vnet %[3]s
+jexec %[3]s ifconfig lo0 inet 127.0.0.1/8 up
+jexec %[3]s ifconfig %[1]sb inet %[4]s/16 up
+jexec %[3]s ifconfig %[1]sb inet6 %[5]s/64
+jexec %[3]s route -q add default %[6]s
+jexec %[3]s route -q add -inet6 default %[7]s
+pfctl -q -a nomad-driver-jail/%[1]s -f -
+`, taskN(1), n.Bridge, c.id, a.IPv4, a.IPv6, n.plan.gateway(), n.plan.gateway6())
+	rules := n.pfTaskRules(taskN(1), a, ports)
+	for b.Loop() {
+		run(b, rules, "sh", "-c", script)
+		b.StopTimer()
+		run(b, "", "ifconfig", taskN(1)+"a", "destroy")
+		run(b, "", "pfctl", "-q", "-a", n.pfAnchor(taskN(1)), "-f", "/dev/null")
+		b.StartTimer()
+	}
 }

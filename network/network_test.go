@@ -600,6 +600,7 @@ func TestAttachAtOnce(t *testing.T) {
 func BenchmarkAttachDetach(b *testing.B) {
 	newHost(b)
 	n := prepared(b, nil)
+	attach(b, n, 2, port("tcp", "", 8081, 80)) // the host is at work already
 	c := newCell(b)
 	ctx := context.Background()
 	var attaching, detaching time.Duration

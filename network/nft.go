@@ -15,8 +15,6 @@ const (
 	mapOne6 = "one6"
 )
 
-var mapNames = []string{mapAny4, mapOne4, mapAny6, mapOne6}
-
 // nftRules is what all tasks share, for nft(8). Loading it again replaces the
 // rules in one transaction and leaves the maps' elements alone.
 func (n *Network) nftRules() string {

@@ -17,10 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rulesAreShared: the maps have every task's elements, and Prepare puts back
-// what is missing.
-const rulesAreShared = true
-
 func (n *Network) checkTools() error {
 	if os.Geteuid() != 0 {
 		return errors.New("networking needs root: run the Nomad client as root")
@@ -40,14 +36,21 @@ func (n *Network) checkRules() error {
 	return err
 }
 
-// prepareRules loads the shared rules and the ports of the tasks that are up.
-// The ports are there already unless somebody flushed the ruleset.
+// prepareRules loads the shared rules, and the ports of the tasks that are up
+// when somebody flushed the ruleset.
 func (n *Network) prepareRules(ctx context.Context) error {
+	there, err := n.hasTable()
+	if err != nil {
+		return err
+	}
 	var stderr bytes.Buffer
 	nft := exec.CommandContext(ctx, "nft", "-f", "-")
 	nft.Stdin, nft.Stderr = strings.NewReader(n.nftRules()), &stderr
 	if err := nft.Run(); err != nil {
 		return fmt.Errorf("nft: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	if there {
+		return nil
 	}
 	return n.restorePorts()
 }
@@ -93,7 +96,12 @@ func (n *Network) nftMap(name string) *nftables.Set {
 }
 
 func (n *Network) addRules(ctx context.Context, name string, _ Attachment, rs []redirect) error {
-	err := n.addElements(name, rs)
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = n.addElements(name, rs)
 	if errors.Is(err, unix.ENOENT) {
 		n.log.Warn("nftables table is gone, making it again", "table", n.Anchor)
 		if err := n.prepareRules(ctx); err != nil {
@@ -115,7 +123,21 @@ func (n *Network) addElements(name string, rs []redirect) error {
 	return conn.Flush()
 }
 
-func (n *Network) removeRules(_ context.Context, name string) error {
+// removeRules also ends the connections that the rules let through.
+func (n *Network) removeRules(_ context.Context, name string, a Attachment, ports []PortMap) error {
+	if err := n.removeElements(name); err != nil {
+		return err
+	}
+	return endConnections(name, a, ports)
+}
+
+// removeElements keeps others from changing a map while it is listed.
+func (n *Network) removeElements(name string) error {
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	held, err := n.elements()
 	if err != nil {
 		return err
@@ -140,7 +162,7 @@ func (n *Network) elements() (map[string][]nftables.SetElement, error) {
 		return nil, err
 	}
 	conn, held := new(nftables.Conn), map[string][]nftables.SetElement{}
-	for _, m := range mapNames {
+	for _, m := range []string{mapAny4, mapOne4, mapAny6, mapOne6} {
 		if held[m], err = conn.GetSetElements(n.nftMap(m)); err != nil {
 			return nil, fmt.Errorf("nftables map %s: %w", m, err)
 		}
@@ -180,7 +202,7 @@ func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool { retur
 
 // endConnections needs the address; without a reservation there is none. Of a
 // task that shares its address it ends those to its ports.
-func (n *Network) endConnections(_ context.Context, name string, a Attachment, ports []PortMap) error {
+func endConnections(name string, a Attachment, ports []PortMap) error {
 	for family, ip := range map[netlink.InetFamily]netip.Addr{netlink.FAMILY_V4: a.IPv4, netlink.FAMILY_V6: a.IPv6} {
 		if !ip.IsValid() {
 			continue

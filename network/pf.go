@@ -7,10 +7,6 @@ import (
 	"strings"
 )
 
-// pfHostAnchor has what all tasks of a bridge share. It comes before every
-// task's anchor, because pf goes through anchors in the order of their names.
-func (n *Network) pfHostAnchor() string { return "host-" + n.Bridge }
-
 // pfPublished tags packets that come by a published port, until they are out.
 const pfPublished = "nomad-jail-published"
 
@@ -103,6 +99,9 @@ func (n *Network) pfFamilies() []pfFamily {
 func (n *Network) pfTaskRules(name string, a Attachment, rs []redirect) string {
 	var rdr, filter strings.Builder
 	for _, r := range rs {
+		if r.Host.IsLoopback() {
+			continue // comes by lo0 only
+		}
 		host := "(self)"
 		if !r.Host.IsUnspecified() {
 			host = r.Host.String()

@@ -15,8 +15,12 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/network/forward"
 )
 
-// rulesAreShared: each task has an anchor of its own.
-const rulesAreShared = false
+// pfHostAnchor has what all tasks of a bridge share. It comes before every
+// task's anchor, because pf goes through anchors in the order of their names.
+func (n *Network) pfHostAnchor() string { return "host-" + n.Bridge }
+
+// pfAnchor is where a task's rules are.
+func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }
 
 // pfctl is a program because the structures of pf(4) differ from release to
 // release; it came with the kernel.
@@ -44,24 +48,21 @@ func passing(stderr string) bool {
 	return strings.Contains(stderr, "Device not configured") || strings.Contains(stderr, "Device busy")
 }
 
-// load replaces an anchor's rules. An anchor without rules is no more.
 func (n *Network) load(ctx context.Context, sub, rules string) error {
 	_, err := pfctl(ctx, rules, "-a", n.pfAnchor(sub), "-f", "-")
 	return err
 }
 
-func (n *Network) loadAlone(ctx context.Context, sub, rules string) error {
-	unlock, err := n.lock()
-	if err != nil {
-		return err
+func checkPf() error {
+	if !hasModule("pf") {
+		return errors.New("pf is not loaded: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
 	}
-	defer unlock()
-	return n.load(ctx, sub, rules)
+	return nil
 }
 
 func (n *Network) checkRules(ctx context.Context) error {
-	if !hasModule("pf") {
-		return errors.New("pf is not loaded: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
+	if err := checkPf(); err != nil {
+		return err
 	}
 	info, err := pfctl(ctx, "", "-s", "info")
 	if err != nil {
@@ -84,8 +85,11 @@ func (n *Network) checkRules(ctx context.Context) error {
 // prepareRules also starts the forwarding process again, should it be needed
 // and have died.
 func (n *Network) prepareRules(ctx context.Context, uplinks []uplink) error {
-	if len(n.Forwarder) == 0 {
-		return errors.New("network: no command line for the forwarding process")
+	if err := checkPf(); err != nil {
+		return err
+	}
+	if err := n.checkForwarder(); err != nil {
+		return err
 	}
 	if err := n.load(ctx, n.pfHostAnchor(), n.pfHostRules(uplinks)); err != nil {
 		return err
@@ -106,8 +110,26 @@ func (n *Network) addRules(ctx context.Context, name string, a Attachment, rs []
 	return forward.Sync(n.forwardDir(), name, n.Forwarder)
 }
 
-func (n *Network) removeRules(ctx context.Context, name string) error {
-	if err := n.loadAlone(ctx, name, ""); err != nil {
+// loadAlone: of two that load rules at the same time, one fails.
+func (n *Network) loadAlone(ctx context.Context, sub, rules string) error {
+	unlock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return n.load(ctx, sub, rules)
+}
+
+// removeRules also ends the connections that the rules let through, which
+// bear the name as label.
+func (n *Network) removeRules(ctx context.Context, name string, _ Attachment, _ []PortMap) error {
+	kill := []string{"-k", "label", "-k", name}
+	flush := []string{"-a", n.pfAnchor(name), "-F", "all"}
+	_, err := pfctl(ctx, "", append(flush, kill...)...)
+	if err != nil && strings.Contains(err.Error(), "does not exist") {
+		_, err = pfctl(ctx, "", kill...)
+	}
+	if err != nil {
 		return err
 	}
 	had, err := forward.Remove(n.forwardDir(), name)
@@ -115,6 +137,17 @@ func (n *Network) removeRules(ctx context.Context, name string) error {
 		return err
 	}
 	return forward.Sync(n.forwardDir(), name, n.Forwarder)
+}
+
+func (n *Network) checkForwarder() error {
+	const limit = 88 // of the 104 that a socket's path may have with its NUL
+	if len(n.StateDir) > limit {
+		return fmt.Errorf("state folder %s: its path may have %d bytes", n.StateDir, limit)
+	}
+	if len(n.Forwarder) == 0 {
+		return errors.New("network: no command line for the forwarding process")
+	}
+	return nil
 }
 
 func (n *Network) forwardDir() string { return filepath.Join(n.StateDir, "forward") }
@@ -125,24 +158,6 @@ func forwardRules(rs []redirect) []forward.Rule {
 		rules = append(rules, forward.Rule{Proto: r.Proto, Host: netip.AddrPortFrom(r.Host, r.HostPort), Task: r.Task})
 	}
 	return rules
-}
-
-// endConnections by label, which the task's rules gave, and by address.
-func (n *Network) endConnections(ctx context.Context, name string, a Attachment, _ []PortMap) error {
-	kills := [][]string{{"-k", "label", "-k", name}}
-	own := !a.shares(name)
-	if own && a.IPv4.IsValid() {
-		kills = append(kills, []string{"-k", a.IPv4.String()}, []string{"-k", "0.0.0.0/0", "-k", a.IPv4.String()})
-	}
-	if own && a.IPv6.IsValid() {
-		kills = append(kills, []string{"-k", a.IPv6.String()}, []string{"-k", "::/0", "-k", a.IPv6.String()})
-	}
-	for _, args := range kills {
-		if _, err := pfctl(ctx, "", args...); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (n *Network) hostNames(ctx context.Context) ([]string, error) {
@@ -163,6 +178,3 @@ func (n *Network) hostNames(ctx context.Context) ([]string, error) {
 	}
 	return slices.Concat(names, n.pfTasks(anchors), forwarded), nil
 }
-
-// pfAnchor is where a task's rules are.
-func (n *Network) pfAnchor(sub string) string { return n.Anchor + "/" + sub }

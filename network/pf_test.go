@@ -63,6 +63,9 @@ pass out quick on nomad-jail inet from any to 10.209.0.7 label "nj000000000001"
 pass out quick inet from any to any tagged nj000000000001 label "nj000000000001"
 `,
 		},
+		"for the host alone": {
+			shared, []PortMap{port("tcp", "127.0.0.1", 8080, 80)}, "",
+		},
 		"another's network": {
 			shared, []PortMap{port("tcp", "", 8080, 80)},
 			`rdr on ! lo0 inet proto tcp from any to (self) port 8080 tag nomad-jail-published -> 10.209.0.7 port 80

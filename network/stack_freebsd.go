@@ -29,7 +29,8 @@ var wanted = [...]struct{ domain, kind uintptr }{
 
 // openStack has a short-lived child attach to the jail, make the sockets there
 // and send them back. The child executes nothing, and of the jail it uses
-// nothing but its network stack.
+// nothing but its network stack. A jail gets its network before its first
+// process, so nobody inside can meet the child.
 func openStack(jid int) (*stack, error) {
 	if jid <= 0 {
 		return nil, fmt.Errorf("jail %d: not a jail", jid) // 0 is the host

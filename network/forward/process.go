@@ -16,13 +16,13 @@ import (
 )
 
 const (
-	socketName = "socket"
-	lockName   = "lock"
+	socketName   = "socket"
+	lockName     = "lock"     // held by the process
+	startingName = "starting" // held by who starts it
 	// startTimeout is how long Sync waits for a process to come up.
 	startTimeout = 30 * time.Second
 	askTimeout   = 10 * time.Second
-	retryStart   = 50 * time.Millisecond
-	retryAsk     = 5 * time.Millisecond
+	pause        = 5 * time.Millisecond
 )
 
 var errNotRunning = errors.New("the forwarding process does not run")
@@ -31,9 +31,10 @@ var errNotRunning = errors.New("the forwarding process does not run")
 // given command line (to which the folder is added) when there is need of it
 // and it does not run. The error is that of the named task's rules.
 func Sync(dir, task string, command []string) error {
-	deadline := time.Now().Add(startTimeout)
-	var ended <-chan struct{} // of the process that was started
-	for {
+	command = append(command[:len(command):len(command)], dir)
+	s := starter{dir: dir, command: command}
+	defer s.Close()
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(pause) {
 		err := ask(dir, task)
 		if !errors.Is(err, errNotRunning) {
 			return err
@@ -43,35 +44,73 @@ func Sync(dir, task string, command []string) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s %s does not come up: %w", strings.Join(command, " "), dir, errNotRunning)
+			return fmt.Errorf("%s does not come up: %w", strings.Join(command, " "), errNotRunning)
 		}
-		if ended == nil {
-			if ended, err = start(append(command[:len(command):len(command)], dir)); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-ended: // another one serves, or did until now
-			ended = nil
-			time.Sleep(retryStart)
-		case <-time.After(retryAsk):
+		if err := s.start(); err != nil {
+			return err
 		}
 	}
 }
 
-func start(command []string) (ended <-chan struct{}, err error) {
-	cmd := exec.Command(command[0], command[1:]...)
+// starter starts the process unless somebody else is at it.
+type starter struct {
+	dir     string
+	command []string
+	turn    *os.File
+	ended   chan struct{} // of the process that this starter started
+}
+
+func (s *starter) start() error {
+	if s.ended != nil {
+		select {
+		case <-s.ended: // another one was still going; try again
+		default:
+			return nil
+		}
+	}
+	if s.turn == nil {
+		turn, err := lock(filepath.Join(s.dir, startingName))
+		if err != nil || turn == nil {
+			return err
+		}
+		s.turn = turn
+	}
+	cmd := exec.Command(s.command[0], s.command[1:]...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the forwarding process: %w", err)
+		return fmt.Errorf("start the forwarding process: %w", err)
 	}
-	done := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // how it ends is seen by asking it
-		close(done)
+		cmd.Wait() //nolint:errcheck // whether it serves is seen by asking it
+		close(ended)
 	}()
-	return done, nil
+	s.ended = ended
+	return nil
+}
+
+func (s *starter) Close() {
+	if s.turn != nil {
+		s.turn.Close()
+	}
+}
+
+// lock returns nil when somebody else has the lock.
+func lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
 
 func ask(dir, task string) error {
@@ -103,15 +142,12 @@ func ask(dir, task string) error {
 // when another process serves the folder.
 func Run(dir string) error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGINT)
-	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
+	mine, err := lock(filepath.Join(dir, lockName))
+	if err != nil || mine == nil {
 		return err
 	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil
-	}
-	if err := writePID(lock); err != nil {
+	defer mine.Close()
+	if err := writePID(mine); err != nil {
 		return err
 	}
 	socket := filepath.Join(dir, socketName)
