@@ -153,7 +153,6 @@ func TestRefusals(t *testing.T) {
 	h, d := wideHarness(t)
 	buildRelease(t, d, "future:1.0", "99.1-RELEASE")
 	buildRelease(t, d, "past:1.0", "11.4-RELEASE")
-	before := holdings(t, d)
 	for _, c := range []struct {
 		name   string
 		change func(*TaskConfig, *drivers.TaskConfig)
@@ -188,9 +187,7 @@ func TestRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want one line with %s", err, c.want)
 			}
-			if after := holdings(t, d); after != before {
-				t.Errorf("before: %s; left: %s", before, after)
-			}
+			nothingLeft(t, d, cfg)
 		})
 	}
 	startTask(t, h, sleeper(t, h, func(c *TaskConfig, _ *drivers.TaskConfig) { c.Image = "past:1.0" })) // an older one runs
@@ -214,7 +211,6 @@ func buildRelease(t *testing.T, d *Driver, name, release string) {
 // TestRemovedBehindOurBack has an operator remove the jail: the task ends, and its network goes with it.
 func TestRemovedBehindOurBack(t *testing.T) {
 	h, d := wideHarness(t)
-	before := holdings(t, d)
 	cfg := sleeper(t, h, func(*TaskConfig, *drivers.TaskConfig) {})
 	startTask(t, h, cfg)
 	if err := jail.Kill(d.host.taskDir(Name(cfg.ID))); err != nil {
@@ -226,9 +222,7 @@ func TestRemovedBehindOurBack(t *testing.T) {
 	if err := h.DestroyTask(cfg.ID, false); err != nil {
 		t.Fatal(err)
 	}
-	if after := holdings(t, d); after != before {
-		t.Errorf("before: %s; left: %s", before, after)
-	}
+	nothingLeft(t, d, cfg)
 }
 
 func TestFingerprintOfFreeBSD(t *testing.T) {
