@@ -302,6 +302,25 @@ func TestManyAtOnce(t *testing.T) {
 	wantEnd(t, dir)
 }
 
+// TestFolderRemoved: nobody could ever tell the process to end.
+func TestFolderRemoved(t *testing.T) {
+	dir := folder(t)
+	port := freePort(t)
+	put(t, dir, "web", Rule{"tcp", port, echo(t, "tcp")})
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * int(lookAfter/(10*time.Millisecond)) {
+		c, err := net.Dial("tcp", port.String())
+		if err != nil {
+			return
+		}
+		c.Close()
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the process serves a folder that is no more")
+}
+
 func TestNothingToDo(t *testing.T) {
 	dir := folder(t)
 	if err := Sync(dir, "web", []string{"/nonexistent"}); err != nil {

@@ -23,6 +23,8 @@ const (
 	startTimeout = 30 * time.Second
 	askTimeout   = 10 * time.Second
 	pause        = 5 * time.Millisecond
+	// lookAfter is how often the process looks whether it can still be asked.
+	lookAfter = 5 * time.Second
 )
 
 var errNotRunning = errors.New("the forwarding process does not run")
@@ -138,8 +140,8 @@ func ask(dir, task string) error {
 	return nil
 }
 
-// Run is the process. It returns when the folder has no rules, or at once
-// when another process serves the folder.
+// Run is the process. It returns when the folder has no rules or was removed,
+// or at once when another process serves the folder.
 func Run(dir string) error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGINT)
 	mine, err := lock(filepath.Join(dir, lockName))
@@ -159,6 +161,12 @@ func Run(dir string) error {
 		return err
 	}
 	defer l.Close() // removes the socket, before the lock goes
+	go func() {
+		for exists(socket) {
+			time.Sleep(lookAfter)
+		}
+		l.Close()
+	}()
 	s := newServer()
 	defer s.close()
 	// Whoever wanted this process may have lost interest before it listened.
@@ -167,6 +175,9 @@ func Run(dir string) error {
 	}
 	for {
 		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -176,6 +187,11 @@ func Run(dir string) error {
 			return nil
 		}
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // writePID is for people who wonder.
