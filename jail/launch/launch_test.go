@@ -81,6 +81,7 @@ func randomName() string {
 
 func (k *task) create() {
 	k.t.Helper()
+	name := k.spec.Name // a test may change the spec
 	if _, err := jail.Create(k.spec); err != nil {
 		k.t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func (k *task) create() {
 		_ = jail.Kill(k.dir)
 		k.out.text() // unread lines would make the shim linger
 		k.err.text()
-		if err := jail.Remove(k.spec.Name); err != nil {
+		if err := jail.Remove(name); err != nil {
 			k.t.Error(err)
 		}
 	})
