@@ -413,20 +413,17 @@ func TestStartEndsWithContext(t *testing.T) {
 
 // The reader of the logs may go and come back: the task does not notice and no line is lost.
 func TestLogReaderGoesAndComes(t *testing.T) {
-	k := shell(t, `echo one; read -r _ < /tmp/go; echo two; read -r _ < /tmp/go; echo three`)
-	gate := filepath.Join(k.spec.Root, "tmp/go")
-	if err := unix.Mkfifo(gate, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	k := shell(t, `echo one; read -r _ < /tmp/first; echo two; read -r _ < /tmp/second; echo three`)
+	first, second := k.gate("first"), k.gate("second")
 	k.start()
 	k.out.until("one")
 	k.out.file.Close()
-	open(t, gate)
+	first.open()
 	time.Sleep(100 * time.Millisecond)
 	k.out.open()
 	k.out.until("two")
 	k.out.file.Close()
-	open(t, gate)
+	second.open()
 	if status := k.wait(); status.ExitCode != 0 {
 		t.Errorf("status %+v", status)
 	}
@@ -435,11 +432,32 @@ func TestLogReaderGoesAndComes(t *testing.T) {
 	k.out.until("three")
 }
 
-func open(t *testing.T, gate string) {
-	t.Helper()
-	if err := os.WriteFile(gate, []byte("\n"), 0); err != nil {
-		t.Fatal(err)
+// gate is a FIFO in the task's /tmp at which a script waits, once: a second read could still see the end of the first opening.
+type gate struct {
+	t    testing.TB
+	path string
+}
+
+func (k *task) gate(name string) gate {
+	k.t.Helper()
+	path := filepath.Join(k.spec.Root, "tmp", name)
+	must(k.t, unix.Mkfifo(path, 0o600))
+	return gate{k.t, path}
+}
+
+func (g gate) open() {
+	g.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		f, err := os.OpenFile(g.path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if errors.Is(err, syscall.ENXIO) { // nobody waits yet
+			continue
+		}
+		must(g.t, err)
+		_, err = f.WriteString("\n")
+		must(g.t, errors.Join(err, f.Close()))
+		return
 	}
+	g.t.Fatalf("nobody waits at %s", g.path)
 }
 
 func TestNoDescriptorsLeak(t *testing.T) {

@@ -47,12 +47,11 @@ func fill(t *testing.T, dir string) {
 
 func TestEndOnFullDisk(t *testing.T) {
 	k := shell(t, `read -r _ < /tmp/go; exit 11`)
-	gate := filepath.Join(k.spec.Root, "tmp/go")
-	must(t, unix.Mkfifo(gate, 0o600))
+	gate := k.gate("go")
 	k.smallDisk()
 	k.start()
 	fill(t, filepath.Dir(k.dir))
-	open(t, gate)
+	gate.open()
 	if status := k.wait(); status.ExitCode != 11 || status.Ended.IsZero() || status.Error != "" {
 		t.Errorf("status %+v", status)
 	}
@@ -73,13 +72,12 @@ func TestStartOnFullDisk(t *testing.T) {
 // While the end cannot be written, the task does not end for those that wait.
 func TestEndIsTriedAgain(t *testing.T) {
 	k := shell(t, `read -r _ < /tmp/go; exit 12`)
-	gate := filepath.Join(k.spec.Root, "tmp/go")
-	must(t, unix.Mkfifo(gate, 0o600))
+	gate := k.gate("go")
 	k.start()
 	spare := filepath.Join(k.dir, jail.SpareFile)
 	must(t, os.Remove(spare))
 	must(t, os.Mkdir(spare, 0o700))
-	open(t, gate)
+	gate.open()
 	time.Sleep(500 * time.Millisecond)
 	if !jail.Alive(k.dir) {
 		t.Error("ended without a status")
@@ -92,15 +90,14 @@ func TestEndIsTriedAgain(t *testing.T) {
 
 func TestShimSurvivesSignals(t *testing.T) {
 	k := shell(t, `read -r _ < /tmp/go; exit 13`)
-	gate := filepath.Join(k.spec.Root, "tmp/go")
-	must(t, unix.Mkfifo(gate, 0o600))
+	gate := k.gate("go")
 	status := k.start()
 	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1,
 		syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGCHLD, syscall.SIGCONT, syscall.SIGURG} {
 		must(t, syscall.Kill(status.ShimPID, sig))
 	}
 	time.Sleep(100 * time.Millisecond)
-	open(t, gate)
+	gate.open()
 	if status := k.wait(); status.ExitCode != 13 {
 		t.Errorf("status %+v", status)
 	}
