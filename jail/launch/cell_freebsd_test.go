@@ -160,7 +160,11 @@ func TestOutOfMemory(t *testing.T) {
 	k := shell(t, eat)
 	k.spec.MemoryLimit = 64 << 20
 	rule := fmt.Sprintf("jail:%s:memoryuse:sigkill=64m", k.spec.Name)
-	t.Cleanup(func() { _ = exec.Command("rctl", "-r", "jail:"+k.spec.Name).Run() })
+	t.Cleanup(func() {
+		if out, err := exec.Command("rctl", "-r", rule).CombinedOutput(); err != nil {
+			t.Errorf("rctl: %v %s", err, out)
+		}
+	})
 	if out, err := exec.Command("rctl", "-a", rule).CombinedOutput(); err != nil {
 		t.Fatalf("rctl: %v %s", err, out)
 	}
