@@ -101,8 +101,14 @@ func TestJailParameters(t *testing.T) {
 			"the host's network",
 			func(c *TaskConfig, _ *drivers.TaskConfig) { c.NetworkMode = modeHost },
 			map[string]string{"vnet": sysInherit, "ip4": sysInherit, "ip6": sysInherit, "devfs_ruleset": "4", "allow.raw_sockets": "0"},
-			// With a network stack of its own a jail may always have raw sockets: they reach no other's.
+			// With a network stack of its own a jail always has raw sockets.
 			map[string]string{`case $(ping -c 1 127.0.0.1 2>&1) in *"not permitted"*) echo refused; esac`: "refused"},
+		},
+		{
+			"raw sockets on the host's network",
+			func(c *TaskConfig, _ *drivers.TaskConfig) { c.NetworkMode, c.Allow = modeHost, []string{"raw_sockets"} },
+			map[string]string{"vnet": sysInherit, "allow.raw_sockets": "1"},
+			map[string]string{`ping -q -c 1 127.0.0.1 > /dev/null && echo answered`: "answered"},
 		},
 		{
 			"no network",
@@ -169,13 +175,6 @@ func TestRefusals(t *testing.T) {
 		{
 			"image of a newer release", func(c *TaskConfig, _ *drivers.TaskConfig) { c.Image = "future:1.0" },
 			"image future:1.0: it is made from 99.1-RELEASE and this host's kernel is ",
-		},
-		{
-			"jail of that name",
-			func(_ *TaskConfig, cfg *drivers.TaskConfig) {
-				host(t, "jail", "-c", "name="+Name(cfg.ID), "path=/", "persist")
-			},
-			"exists already, and no task of this driver has it; it is removed now",
 		},
 	} {
 		cfg := sleeper(t, h, c.change) // of this test: the harness ends with its first task's end
