@@ -182,9 +182,18 @@ func (h *Host) remove(ctx context.Context, name string, steps []removeStep) erro
 	return nil
 }
 
+// lingerPatience is how long a task's root may be busy before its removed jail is suspected.
+const lingerPatience = 500 * time.Millisecond
+
+// removeStorage waits for whoever sits in the root, but not for a jail without processes that the kernel keeps for minutes.
 func (h *Host) removeStorage(ctx context.Context, name string) error {
 	if h.Storage == nil {
 		return nil
 	}
-	return h.Storage.RemoveTask(ctx, name)
+	brief, cancel := context.WithTimeout(ctx, lingerPatience)
+	defer cancel()
+	if err := h.Storage.RemoveTask(brief, name, false); err == nil {
+		return nil
+	}
+	return h.Storage.RemoveTask(ctx, name, jail.Lingers(name))
 }

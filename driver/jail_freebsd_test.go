@@ -2,15 +2,18 @@ package driver
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
@@ -220,6 +223,41 @@ func TestRemovedBehindOurBack(t *testing.T) {
 	}
 	if err := h.DestroyTask(cfg.ID, false); err != nil {
 		t.Fatal(err)
+	}
+	nothingLeft(t, d, cfg)
+}
+
+// TestLingeringConnection has a jail die slowly: its last connection is in TIME_WAIT, and keeps the jail and its root for a minute.
+func TestLingeringConnection(t *testing.T) {
+	p, err := pool.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	config := testConfig(t)
+	config.Directory, config.Dataset = "", p.Dataset+"/jails"
+	h, d := harnessWith(t, config)
+	cfg := sleeper(t, h, func(c *TaskConfig, _ *drivers.TaskConfig) {
+		c.Command, c.Args = "/bin/sh", []string{"-c", "nc -l 127.0.0.1 99 & sleep 1; echo hello | nc -N 127.0.0.1 99; wait; echo done > /local/done; exec sleep 1000"}
+	})
+	startTask(t, h, cfg)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(cfg.TaskDir().LocalDir, "done")); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the connection does not end")
+		}
+	}
+	if err := h.DestroyTask(cfg.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	if !jail.Lingers(Name(cfg.ID)) {
+		t.Error("the jail has no connection that lingers, so this shows nothing")
 	}
 	nothingLeft(t, d, cfg)
 }
