@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -74,10 +75,11 @@ type hostCgroups struct {
 	procs []*os.File // files that move the process which writes to them
 }
 
-// openHostCgroups returns none when this process is at all roots already.
+// openHostCgroups returns those where this process is not already.
 func openHostCgroups() hostCgroups {
 	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil || !inSomeCgroup(string(own)) {
+	below := belowRoot(string(own))
+	if err != nil || len(below) == 0 {
 		return hostCgroups{}
 	}
 	mounts, err := os.Open("/proc/self/mountinfo")
@@ -87,8 +89,9 @@ func openHostCgroups() hostCgroups {
 	defer mounts.Close()
 	var host hostCgroups
 	for s := bufio.NewScanner(mounts); s.Scan(); {
-		if dir, v2 := cgroupRoot(s.Text()); dir != "" {
-			host.add(dir, v2)
+		dir, names := cgroupRoot(s.Text())
+		if slices.ContainsFunc(names, func(n string) bool { return slices.Contains(below, n) }) {
+			host.add(dir, names[0] == version2)
 		}
 	}
 	return host
@@ -127,22 +130,32 @@ func (host hostCgroups) enter() {
 	}
 }
 
-// inSomeCgroup takes lines as "4:memory:/nomad.service".
-func inSomeCgroup(own string) bool {
+// version2 stands for the hierarchy of version 2 where those of version 1 have the names of their controllers.
+const version2 = ""
+
+// belowRoot takes lines as "4:cpu,cpuacct:/nomad.service" and returns a name of each hierarchy in which the process is not at the root.
+func belowRoot(own string) (names []string) {
 	for line := range strings.Lines(own) {
 		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[2] != "/" {
-			return true
+			name, _, _ := strings.Cut(f[1], ",")
+			names = append(names, name)
 		}
 	}
-	return false
+	return names
 }
 
-// cgroupRoot returns the mount point of a line of mountinfo that mounts the root of a cgroup hierarchy, else "".
-func cgroupRoot(line string) (dir string, v2 bool) {
+// cgroupRoot returns the mount point and the names of the hierarchy whose root a line of mountinfo mounts, if it does.
+func cgroupRoot(line string) (dir string, names []string) {
 	before, after, _ := strings.Cut(line, " - ")
 	f, g := strings.Fields(before), strings.Fields(after)
-	if len(f) < 5 || len(g) < 1 || f[3] != "/" || g[0] != "cgroup" && g[0] != "cgroup2" {
-		return "", false
+	if len(f) < 5 || len(g) < 3 || f[3] != "/" {
+		return "", nil
 	}
-	return f[4], g[0] == "cgroup2"
+	switch g[0] {
+	case "cgroup":
+		return f[4], strings.Split(g[2], ",")
+	case "cgroup2":
+		return f[4], []string{version2}
+	}
+	return "", nil
 }
