@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	options.Serve = registry.wrap
 	options.Split = true
-	options.More = `cleanup_delay = "3s"`
+	options.More = fmt.Sprintf("cleanup_delay = %q", patience*3*time.Second) // a client must recover its tasks within it
 	os.Setenv("NOMAD_DRIVER_JAIL_FAULT", "@"+faultFile())
 	os.Exit(run(m, options, *keep))
 }
