@@ -229,6 +229,7 @@ func TestRemovedBehindOurBack(t *testing.T) {
 
 // TestLingeringConnection has a jail die slowly: its last connection is in TIME_WAIT, and keeps the jail and its root for a minute.
 func TestLingeringConnection(t *testing.T) {
+	config := testConfig(t) // its folders go after what is mounted in them
 	p, err := pool.Start()
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +239,6 @@ func TestLingeringConnection(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	config := testConfig(t)
 	config.Directory, config.Dataset = "", p.Dataset+"/jails"
 	h, d := harnessWith(t, config)
 	cfg := sleeper(t, h, func(c *TaskConfig, _ *drivers.TaskConfig) {
