@@ -222,9 +222,7 @@ func (s *start) mountTable() []storage.Mount {
 		storage.Bind(td.LocalDir, "/local", false),
 		storage.Bind(td.SecretsDir, "/secrets", false),
 	)
-	for _, m := range s.cfg.Mounts {
-		mounts = append(mounts, storage.Bind(m.HostPath, m.TaskPath, m.Readonly))
-	}
+	mounts = append(mounts, s.given...)
 	for _, c := range s.mounts {
 		m := storage.Bind(filepath.Join(c.Base, c.Rel), c.Target, c.ReadOnly)
 		m.Within = c.Base
