@@ -105,6 +105,11 @@ func runExample(t testing.TB, name string) *cluster.Job {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return runText(t, text)
+}
+
+func runText(t testing.TB, text string) *cluster.Job {
+	t.Helper()
 	job, err := here.Run(text, here.Vars())
 	if err != nil {
 		t.Fatal(err)

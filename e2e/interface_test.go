@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	consul "github.com/hashicorp/consul/api"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
+	"github.com/nomad-driver-jail/nomad-driver-jail/examples"
 )
 
 // What Nomad does with tasks of any driver, and ours lets it do.
@@ -103,7 +105,12 @@ func testMemoryMax(t *testing.T) {
 }
 
 func testShutdownDelay(t *testing.T) {
-	job := runExample(t, "shutdown-delay")
+	text, err := examples.Job("shutdown-delay")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A slow machine has to see it within the delay.
+	job := runText(t, strings.Replace(text, `"2s"`, strconv.Quote((patience*2*time.Second).String()), 1))
 	alloc := running(t, job)
 	waitHealthy(t, "delayed")
 	if _, _, err := here.Cluster.Nomad.Jobs().Deregister(job.ID, false, nil); err != nil {
