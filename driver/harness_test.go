@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
 func TestMain(m *testing.M) {
@@ -290,6 +292,33 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		t.Fatal("started in a working directory that is not there")
 	}
 	nothingLeft(t, d, cfg)
+}
+
+// TestFailedStartLeavesAnothersJail has the task's name taken by a jail that the driver did not make.
+func TestFailedStartLeavesAnothersJail(t *testing.T) {
+	h, d := harness(t)
+	cfg := newTaskConfig(t, h, "true")
+	name := Name(cfg.ID)
+	if _, err := jail.Create(jail.Spec{Version: jail.Version, Name: name, Root: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := jail.Remove(name); err != nil {
+			t.Error(err)
+		}
+	})
+	const want = "exists already, and no task of this driver has it; nomad-driver-jail gc removes it"
+	if _, _, err := h.StartTask(cfg); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want one line with %s", err, want)
+	}
+	list, err := d.host.Holdings(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	i := slices.IndexFunc(list, func(x Holding) bool { return x.Name == name })
+	if i < 0 || !slices.Equal(list[i].Parts, []string{"jail"}) {
+		t.Errorf("of %s the host has %+v, want the jail and nothing else", name, list)
+	}
 }
 
 // TestRecoverAcrossPlugins starts a task in one plugin and finds it in the next, running and then ended.

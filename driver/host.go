@@ -144,17 +144,24 @@ func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), 
 
 func (h *Host) tasksDir() string { return filepath.Join(h.Config.StateDir, "tasks") }
 
-// removeSteps take away what startSteps made, in reverse, after the processes. Each finds nothing wrong with what is not
-// there. The jail goes after its interface: FreeBSD 12 can panic when an epair is destroyed under a jail that is just going.
-var removeSteps = []struct {
+// removeStep takes away one of the things that bear a task's name, and finds nothing wrong with what is not there.
+type removeStep struct {
 	name string
 	do   func(*Host, context.Context, string) error
-}{
+}
+
+// removeSteps take away what startSteps made, in reverse, after the processes. The jail goes after its interface: FreeBSD 12 can
+// panic when an epair is destroyed under a jail that is just going.
+var removeSteps = append([]removeStep{
 	{"processes", func(h *Host, _ context.Context, name string) error { return jail.Kill(h.taskDir(name)) }},
 	{"health", func(h *Host, _ context.Context, name string) error { h.Health.Deregister(name); return nil }},
 	{"network", func(h *Host, ctx context.Context, name string) error { return h.Network.Detach(ctx, name) }},
 	{"jail", func(_ *Host, _ context.Context, name string) error { return jail.Remove(name) }},
 	{"limits", func(_ *Host, _ context.Context, name string) error { return rctl.Remove(name) }},
+}, removeFiles...)
+
+// removeFiles are all steps for a start that made no jail: one of that name is somebody else's, with all that belongs to a jail.
+var removeFiles = []removeStep{
 	{"storage", (*Host).removeStorage},
 	{"state", func(h *Host, _ context.Context, name string) error { return removeState(h.taskDir(name)) }},
 }
@@ -162,7 +169,11 @@ var removeSteps = []struct {
 // Remove takes away everything that bears name. It can be called for any part of a start, any number of times; the state
 // folder, which says whose the name is, goes last.
 func (h *Host) Remove(ctx context.Context, name string) error {
-	for _, step := range removeSteps {
+	return h.remove(ctx, name, removeSteps)
+}
+
+func (h *Host) remove(ctx context.Context, name string, steps []removeStep) error {
+	for _, step := range steps {
 		if err := step.do(h, ctx, name); err != nil {
 			return fmt.Errorf("removing %s's %s: %w", name, step.name, err)
 		}
@@ -171,9 +182,18 @@ func (h *Host) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
+// lingerPatience is how long a task's root may be busy before its removed jail is suspected.
+const lingerPatience = 500 * time.Millisecond
+
+// removeStorage waits for whoever sits in the root, but not for a jail without processes that the kernel keeps for minutes.
 func (h *Host) removeStorage(ctx context.Context, name string) error {
 	if h.Storage == nil {
 		return nil
 	}
-	return h.Storage.RemoveTask(ctx, name)
+	brief, cancel := context.WithTimeout(ctx, lingerPatience)
+	defer cancel()
+	if err := h.Storage.RemoveTask(brief, name, false); err == nil {
+		return nil
+	}
+	return h.Storage.RemoveTask(ctx, name, jail.Lingers(name))
 }

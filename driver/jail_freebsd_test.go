@@ -2,15 +2,18 @@ package driver
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
@@ -101,8 +104,14 @@ func TestJailParameters(t *testing.T) {
 			"the host's network",
 			func(c *TaskConfig, _ *drivers.TaskConfig) { c.NetworkMode = modeHost },
 			map[string]string{"vnet": sysInherit, "ip4": sysInherit, "ip6": sysInherit, "devfs_ruleset": "4", "allow.raw_sockets": "0"},
-			// With a network stack of its own a jail may always have raw sockets: they reach no other's.
+			// With a network stack of its own a jail always has raw sockets.
 			map[string]string{`case $(ping -c 1 127.0.0.1 2>&1) in *"not permitted"*) echo refused; esac`: "refused"},
+		},
+		{
+			"raw sockets on the host's network",
+			func(c *TaskConfig, _ *drivers.TaskConfig) { c.NetworkMode, c.Allow = modeHost, []string{"raw_sockets"} },
+			map[string]string{"vnet": sysInherit, "allow.raw_sockets": "1"},
+			map[string]string{`ping -q -c 1 127.0.0.1 > /dev/null && echo answered`: "answered"},
 		},
 		{
 			"no network",
@@ -170,13 +179,6 @@ func TestRefusals(t *testing.T) {
 			"image of a newer release", func(c *TaskConfig, _ *drivers.TaskConfig) { c.Image = "future:1.0" },
 			"image future:1.0: it is made from 99.1-RELEASE and this host's kernel is ",
 		},
-		{
-			"jail of that name",
-			func(_ *TaskConfig, cfg *drivers.TaskConfig) {
-				host(t, "jail", "-c", "name="+Name(cfg.ID), "path=/", "persist")
-			},
-			"exists already, and no task of this driver has it; it is removed now",
-		},
 	} {
 		cfg := sleeper(t, h, c.change) // of this test: the harness ends with its first task's end
 		t.Run(c.name, func(t *testing.T) {
@@ -221,6 +223,41 @@ func TestRemovedBehindOurBack(t *testing.T) {
 	}
 	if err := h.DestroyTask(cfg.ID, false); err != nil {
 		t.Fatal(err)
+	}
+	nothingLeft(t, d, cfg)
+}
+
+// TestLingeringConnection has a jail die slowly: its last connection is in TIME_WAIT, and keeps the jail and its root for a minute.
+func TestLingeringConnection(t *testing.T) {
+	config := testConfig(t) // its folders go after what is mounted in them
+	p, err := pool.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	config.Directory, config.Dataset = "", p.Dataset+"/jails"
+	h, d := harnessWith(t, config)
+	cfg := sleeper(t, h, func(c *TaskConfig, _ *drivers.TaskConfig) {
+		c.Command, c.Args = "/bin/sh", []string{"-c", "nc -l 127.0.0.1 99 & sleep 1; echo hello | nc -N 127.0.0.1 99; wait; echo done > /local/done; exec sleep 1000"}
+	})
+	startTask(t, h, cfg)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(cfg.TaskDir().LocalDir, "done")); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the connection does not end")
+		}
+	}
+	if err := h.DestroyTask(cfg.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	if !jail.Lingers(Name(cfg.ID)) {
+		t.Error("the jail has no connection that lingers, so this shows nothing")
 	}
 	nothingLeft(t, d, cfg)
 }

@@ -39,7 +39,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	status, err := jail.ReadStatus(dir)
 	if err != nil || fromEarlierBoot(status) {
 		if err := d.host.Remove(d.ctx, name); err != nil {
-			go d.removeLater(cfg, name)
+			go d.removeLater(cfg, name, removeSteps)
 		}
 		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
 	}

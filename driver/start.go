@@ -59,9 +59,13 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		}
 	}
 	if err := s.run(d.ctx); err != nil {
-		if undo := d.host.Remove(context.WithoutCancel(d.ctx), p.name); undo != nil {
+		steps := removeSteps
+		if s.cell.Name == "" {
+			steps = removeFiles
+		}
+		if undo := d.host.remove(context.WithoutCancel(d.ctx), p.name, steps); undo != nil {
 			d.logger.Error("a failed start could not be undone; trying again in the background", "task", p.name, "error", undo)
-			go d.removeLater(cfg, p.name)
+			go d.removeLater(cfg, p.name, steps)
 		}
 		return nil, nil, err
 	}
@@ -299,7 +303,7 @@ func (s *start) env() []string {
 func (s *start) createJail(context.Context) error {
 	cell, err := jail.Create(s.spec)
 	if errors.Is(err, jail.ErrExists) {
-		return fmt.Errorf("%w, and no task of this driver has it; it is removed now, so start the task again", err)
+		return fmt.Errorf("%w, and no task of this driver has it; nomad-driver-jail gc removes it", err)
 	}
 	if err != nil {
 		return fmt.Errorf("jail: %w", err)

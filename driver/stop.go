@@ -124,7 +124,7 @@ func (d *Driver) DestroyTask(taskID string, force bool) error {
 	if err := d.host.Remove(ctx, t.name); err != nil {
 		d.logger.Warn("removal not complete; trying again in the background", "task", t.name, "error", err)
 		d.emit(t.cfg, "Cleaning up is taking longer", map[string]string{"reason": err.Error()})
-		go d.removeLater(t.cfg, t.name)
+		go d.removeLater(t.cfg, t.name, removeSteps)
 	}
 	d.mu.Lock()
 	delete(d.tasks, taskID)
@@ -132,16 +132,16 @@ func (d *Driver) DestroyTask(taskID string, force bool) error {
 	return nil
 }
 
-// removeLater tries until all that bears name is gone, ever more slowly, for as long as the plugin lives; the next plugin
+// removeLater tries until what bears name is gone, ever more slowly, for as long as the plugin lives; the next plugin
 // finds by the name what is then left.
-func (d *Driver) removeLater(cfg *drivers.TaskConfig, name string) {
+func (d *Driver) removeLater(cfg *drivers.TaskConfig, name string, steps []removeStep) {
 	for pause := time.Second; ; pause = min(2*pause, 5*time.Minute) {
 		select {
 		case <-time.After(pause):
 		case <-d.ctx.Done():
 			return
 		}
-		err := d.host.Remove(d.ctx, name)
+		err := d.host.remove(d.ctx, name, steps)
 		if err == nil {
 			d.emit(cfg, "Cleaned up", nil)
 			return

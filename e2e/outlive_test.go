@@ -61,7 +61,7 @@ func TestOutlive(t *testing.T) {
 // eventually is shell for a client that may be coming back.
 func eventually(t *testing.T, alloc *nomad.Allocation, task, command string) string {
 	t.Helper()
-	for range 50 {
+	for range 50 * patience {
 		if stdout, _, code, err := here.Exec(timely(t), alloc, task, "", "/bin/sh", "-c", command); err == nil && code == 0 {
 			return strings.TrimSpace(stdout)
 		}

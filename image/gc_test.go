@@ -63,7 +63,7 @@ func TestGC(t *testing.T) {
 		if _, err := h.backend().Clone(t.Context(), images[2].ID, "nj0123456789ab", storage.CloneOptions{TaskID: "task"}); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { h.backend().RemoveTask(context.Background(), "nj0123456789ab") })
+		t.Cleanup(func() { h.backend().RemoveTask(context.Background(), "nj0123456789ab", false) })
 		before := h.state(t)
 		collect(GCOptions{Delay: time.Hour, DryRun: true}, "web:0", "web:1")
 		if after := h.state(t); after != before {
@@ -73,7 +73,7 @@ func TestGC(t *testing.T) {
 		collect(GCOptions{Delay: 150 * time.Minute}, "web:0")
 		collect(GCOptions{Delay: 5 * time.Hour, MaxSize: 1 << 40})
 		collect(GCOptions{Delay: 5 * time.Hour, MaxSize: 1}, "web:1") // of the others one is in use, one was used just now, and one was built here
-		if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab"); err != nil {
+		if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab", false); err != nil {
 			t.Fatal(err)
 		}
 		collect(GCOptions{Delay: 3 * time.Hour}, "web:2")

@@ -79,7 +79,7 @@ func TestIncremental(t *testing.T) {
 	if a, b := list(t, trees["3"]), list(t, root); a != b {
 		t.Errorf("the clone has\n%s, want\n%s", b, a)
 	}
-	if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab"); err != nil {
+	if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab", false); err != nil {
 		t.Error(err)
 	}
 	before := r.total()

@@ -49,7 +49,7 @@ func TestRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { h.backend().RemoveTask(context.Background(), "nj0123456789ab") })
+		t.Cleanup(func() { h.backend().RemoveTask(context.Background(), "nj0123456789ab", false) })
 		if a, b := list(t, tree), list(t, root); a != b {
 			t.Errorf("the clone has\n%s, want\n%s", b, a)
 		}
@@ -63,7 +63,7 @@ func TestRoundTrip(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "tasks/nj0123456789ab stands on it") {
 			t.Errorf("removal of an image in use: %v", err)
 		}
-		if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab"); err != nil {
+		if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab", false); err != nil {
 			t.Fatal(err)
 		}
 		if err := h.Remove(t.Context(), again); err != nil {

@@ -96,6 +96,10 @@ func Remove(name string) error {
 	return nil
 }
 
+// Lingers tells whether the kernel keeps a cell that was removed, and so its root, until the last connection of it is over. Only
+// FreeBSD does: a minute, or many where the other end does not answer.
+func Lingers(name string) bool { return ValidName(name) && lingers(name) }
+
 // List returns the names of all cells on this host.
 func List() ([]string, error) { return list() }
 

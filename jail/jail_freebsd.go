@@ -12,8 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flags of jail_set(2).
-const flagCreate = 0x01
+// Flags of jail_set(2) and jail_get(2).
+const (
+	flagCreate = 0x01
+	flagDying  = 0x08
+)
 
 const killLimit = 10 * time.Second
 
@@ -38,6 +41,15 @@ func find(name string) (Cell, bool, error) {
 		return Cell{}, false, err
 	}
 	return Cell{Name: name, JID: jid}, true, nil
+}
+
+func lingers(name string) bool {
+	_, alive, err := find(name)
+	if err != nil || alive {
+		return false
+	}
+	_, err = jailCall(unix.SYS_JAIL_GET, encode([]parameter{{"name", name}}), flagDying)
+	return err == nil
 }
 
 func remove(name string) error {

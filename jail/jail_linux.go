@@ -138,6 +138,8 @@ func find(name string) (Cell, bool, error) {
 	return cell, true, err
 }
 
+func lingers(string) bool { return false }
+
 func exists(path string) (bool, error) {
 	_, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"unsafe"
 
@@ -123,11 +122,14 @@ func setCores(name string, cores []int) error {
 		}
 		_, _, errno := unix.Syscall6(unix.SYS_CPUSET_SETAFFINITY, cpuLevelWhich, cpuWhichJail, uintptr(jid),
 			uintptr(size), uintptr(unsafe.Pointer(&mask[0])), 0)
-		if errno == 0 {
+		switch errno {
+		case 0:
 			return nil
-		}
-		if errno != unix.ERANGE {
-			return fmt.Errorf("cores %s: %w", strings.Trim(fmt.Sprint(cores), "[]"), errno)
+		case unix.EINVAL:
+			return fmt.Errorf("cores %v: not all of them are this host's; cpuset -g lists those that are", cores)
+		case unix.ERANGE:
+		default:
+			return fmt.Errorf("cores %v: %w", cores, errno)
 		}
 	}
 	return fmt.Errorf("cores %v: the kernel takes neither size of cpuset", cores)

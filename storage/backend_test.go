@@ -98,7 +98,7 @@ func removeTask(t testing.TB, b Backend, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := b.RemoveTask(ctx, name); err != nil {
+	if err := b.RemoveTask(ctx, name, false); err != nil {
 		t.Errorf("remove %s: %v", name, err)
 	}
 }
@@ -299,7 +299,7 @@ func TestRefusals(t *testing.T) {
 			"receive of nothing":      {err: b.Receive(ctx, "t", "", strings.NewReader(""))},
 			"send of no image":        {err: b.Send(ctx, "", "none", io.Discard), want: ErrNotFound},
 			"discard of a bad name":   {err: b.Discard(ctx, "../images/i"), text: "a name is"},
-			"remove of a bad name":    {err: b.RemoveTask(ctx, "../images"), text: "a name is"},
+			"remove of a bad name":    {err: b.RemoveTask(ctx, "../images", false), text: "a name is"},
 		} {
 			switch {
 			case test.err == nil:

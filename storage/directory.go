@@ -339,7 +339,7 @@ func (d *Directory) Clone(ctx context.Context, id, name string, opt CloneOptions
 	if err != nil {
 		clean, cancel := cleanup(ctx)
 		defer cancel()
-		return "", errors.Join(err, d.RemoveTask(clean, name))
+		return "", errors.Join(err, d.RemoveTask(clean, name, false))
 	}
 	return d.TaskRoot(name), nil
 }
@@ -358,7 +358,7 @@ func (d *Directory) TaskRoot(name string) string {
 	return filepath.Join(d.path("tasks", name), rootDir)
 }
 
-func (d *Directory) RemoveTask(ctx context.Context, name string) error {
+func (d *Directory) RemoveTask(ctx context.Context, name string, _ bool) error {
 	if err := valid("task", name); err != nil {
 		return err
 	}

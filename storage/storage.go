@@ -64,8 +64,9 @@ type Backend interface {
 	Clone(ctx context.Context, id, name string, opt CloneOptions) (root string, err error)
 	Tasks(ctx context.Context) ([]Task, error)
 	TaskRoot(name string) string
-	// RemoveTask unmounts all below a task's root and removes it, for as long as ctx lets it try. None there is no error.
-	RemoveTask(ctx context.Context, name string) error
+	// RemoveTask unmounts all below a task's root and removes it, for as long as ctx lets it try. None there is no error. With force it
+	// takes the root from whatever keeps it busy.
+	RemoveTask(ctx context.Context, name string, force bool) error
 }
 
 // Image is an image in a store.

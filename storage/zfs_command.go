@@ -81,11 +81,11 @@ func mount(d Dataset) error {
 
 // destroy removes a dataset with its snapshots, if there is one.
 func destroy(ctx context.Context, d Dataset) error {
-	return retry(ctx, func() error { return destroyOnce(d) })
+	return retry(ctx, func() error { return destroyOnce(d, gozfs.DestroyRecursive) })
 }
 
-func destroyOnce(d Dataset) error {
-	err := plain((&gozfs.Dataset{Name: string(d)}).Destroy(gozfs.DestroyRecursive))
+func destroyOnce(d Dataset, how gozfs.DestroyFlag) error {
+	err := plain((&gozfs.Dataset{Name: string(d)}).Destroy(how))
 	if isMissing(err) {
 		return nil
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	gozfs "github.com/mistifyio/go-zfs/v4"
 )
 
 // Clone is one command: a task's start waits for it.
@@ -35,7 +37,7 @@ func (z *ZFS) Clone(ctx context.Context, id, name string, opt CloneOptions) (str
 	if err != nil {
 		clean, cancel := cleanup(ctx)
 		defer cancel()
-		return "", errors.Join(err, z.RemoveTask(clean, name))
+		return "", errors.Join(err, z.RemoveTask(clean, name, false))
 	}
 	return z.TaskRoot(name), nil
 }
@@ -74,16 +76,20 @@ func (z *ZFS) Tasks(context.Context) ([]Task, error) {
 
 func (z *ZFS) TaskRoot(name string) string { return z.path("tasks", name) }
 
-func (z *ZFS) RemoveTask(ctx context.Context, name string) error {
+func (z *ZFS) RemoveTask(ctx context.Context, name string, force bool) error {
 	if err := valid("task", name); err != nil {
 		return err
+	}
+	var how gozfs.DestroyFlag = gozfs.DestroyRecursive
+	if force {
+		how |= gozfs.DestroyForceUmount
 	}
 	root := z.TaskRoot(name)
 	err := retry(ctx, func() error {
 		if err := UnmountAll(root); err != nil {
 			return err
 		}
-		return destroyOnce(z.task(name))
+		return destroyOnce(z.task(name), how)
 	})
 	if err != nil {
 		return err

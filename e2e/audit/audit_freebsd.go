@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 )
 
@@ -53,9 +54,21 @@ func rules() ([]string, error) {
 	return all, nil
 }
 
-// Processes are the command lines on this host, each after its process ID.
+// Processes are the command lines on this host, each after its process ID; ps(1), which tells them, apart.
 func Processes() ([]string, error) {
-	return command("ps", "-axww", "-o", "pid=", "-o", "command=")
+	ps := exec.Command("ps", "-axww", "-o", "pid=", "-o", "command=")
+	out, err := ps.Output()
+	if err != nil {
+		return nil, fmt.Errorf("ps: %w", err)
+	}
+	var found []string
+	for _, line := range lines(out) {
+		line = strings.TrimSpace(line) // the column is as wide as the longest
+		if pid, _, _ := strings.Cut(line, " "); pid != fmt.Sprint(ps.Process.Pid) {
+			found = append(found, line)
+		}
+	}
+	return found, nil
 }
 
 // OpenFiles are what a process has open, without what tells one pipe or socket from another.

@@ -74,6 +74,7 @@ server {
   enabled          = true
   bootstrap_expect = 1
   raft_multiplier  = 1
+  heartbeat_grace  = "5m" # on a slow machine a client that was killed takes long to come back
 }
 {{end}}{{if ne .Role "server"}}
 client {
