@@ -44,13 +44,17 @@ deps: ## install what demo and tests need from the system's packages
 httpd: ## build the web server of the example images
 	$(BUILD) -o bin/httpd ./examples/httpd
 
+.PHONY: csi
+csi: ## build the example CSI plugin
+	$(BUILD) -o bin/csi-folders ./examples/csi-folders
+
 .PHONY: dialect
 dialect: ## build what makes zfs-fuse answer as today's ZFS
 	$(BUILD) -o bin/zfs-dialect ./e2e/zfs
 
 # All that demo and tests run, beside the tests themselves.
 .PHONY: all
-all: deps agents build httpd dialect
+all: deps agents build httpd csi dialect
 
 .PHONY: demo
 demo: all ## run a real job end to end; DEMO_ONCE=1 ends by itself, POOL= names a pool to use

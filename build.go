@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
@@ -22,14 +23,10 @@ import (
 // devfsRuleset is devfs.rules(5)'s for jails.
 const devfsRuleset = 4
 
-// runInJail is an image.Runner: the command sees the image's root, a /dev, and the network only if it is to.
-func runInJail(ctx context.Context, run image.Run) error {
-	dir, err := os.MkdirTemp("", "nomad-driver-jail-build-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	shim, err := launch.Install(dir)
+// runInJail is an image.Runner but for the folder of the driver's state. The command sees the image's root, a /dev, and the network only if
+// it is to.
+func runInJail(ctx context.Context, stateDir string, run image.Run) error {
+	shim, err := launch.Install(stateDir)
 	if err != nil {
 		return err
 	}
@@ -37,8 +34,14 @@ func runInJail(ctx context.Context, run image.Run) error {
 	if err != nil {
 		return err
 	}
-	err = runCommand(ctx, shim, dir, run)
-	return errors.Join(err, undo())
+	var digits [6]byte
+	rand.Read(digits[:])
+	name := "nj" + hex.EncodeToString(digits[:])
+	dir, release, err := driver.Claim(stateDir, name, "image build")
+	if err == nil {
+		err = runCommand(ctx, shim, dir, name, run)
+	}
+	return errors.Join(err, release(), undo())
 }
 
 // furnish gives the root what is no part of the image, and undo takes that away.
@@ -74,15 +77,13 @@ func furnish(run image.Run) (undo func() error, err error) {
 	return undo, nil
 }
 
-func runCommand(ctx context.Context, shim, dir string, run image.Run) error {
-	var digits [6]byte
-	rand.Read(digits[:])
+func runCommand(ctx context.Context, shim, dir, name string, run image.Run) error {
 	output := filepath.Join(dir, "output")
 	if err := unix.Mkfifo(output, 0o600); err != nil {
 		return err
 	}
 	spec := jail.Spec{
-		Version: jail.Version, Name: "nj" + hex.EncodeToString(digits[:]), Hostname: "build", Root: run.Root, HostNetwork: run.HostNetwork,
+		Version: jail.Version, Name: name, Hostname: "build", Root: run.Root, HostNetwork: run.HostNetwork,
 		Params:  jail.Params{DevfsRuleset: devfsRuleset},
 		Command: run.Args[0], Args: run.Args[1:], Env: run.Env, Dir: run.Dir, User: run.User, Stdout: output, Stderr: output,
 	}
@@ -98,7 +99,7 @@ func runCommand(ctx context.Context, shim, dir string, run image.Run) error {
 	if _, err := jail.Create(spec); err != nil {
 		return err
 	}
-	err = runIn(ctx, shim, filepath.Join(dir, spec.Name), spec, reader, run.Output)
+	err = runIn(ctx, shim, dir, spec, reader, run.Output)
 	return errors.Join(err, jail.Remove(spec.Name))
 }
 

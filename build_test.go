@@ -3,13 +3,17 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
 func TestMain(m *testing.M) { pool.Main(m) }
@@ -84,7 +88,60 @@ cmd /bin/true
 	if _, _, err = build("--recipe", recipe, "web:2"); err == nil || !strings.Contains(err.Error(), "mallory") {
 		t.Errorf("a user that the image lacks: %v", err)
 	}
-	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "nomad-driver-jail-build-*")); err != nil || len(left) != 0 {
-		t.Errorf("left is %v, %v", left, err)
+	if left := holdings(t, state); len(left) != 0 {
+		t.Errorf("left is %v", left)
 	}
+}
+
+// TestBuildIsNoLeftover has ps show a recipe's jail that runs, and gc leave it alone.
+func TestBuildIsNoLeftover(t *testing.T) {
+	tree, recipe, state := filepath.Join(t.TempDir(), "root"), filepath.Join(t.TempDir(), "recipe"), t.TempDir()
+	if err := errors.Join(os.Mkdir(tree, 0o755), rootfs.Make(tree, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(recipe, []byte("base "+tree+"\nrun while [ ! -e /tmp/go ]; do sleep 0.1; done\ncmd /bin/true\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	built := make(chan error)
+	go func() {
+		_, _, err := runCommandLine(t, "image", "build", "--state-dir", state, "--directory", filepath.Join(state, "store"), "--recipe", recipe, "web:1")
+		built <- err
+	}()
+	var found []driver.Holding
+	for len(found) == 0 || !found[0].Running {
+		select {
+		case err := <-built:
+			t.Fatalf("built before it was told to: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		found = holdings(t, state)
+	}
+	if out, _, err := runCommandLine(t, "gc", "--all", "--grace", "0s", "--state-dir", state); err != nil {
+		t.Errorf("gc: %v %s", err, out)
+	}
+	if now := holdings(t, state); len(now) != 1 || !now[0].Running || now[0].State.Driver != "image build" {
+		t.Fatalf("after gc: %+v", now)
+	}
+	spec, err := jail.ReadSpec(filepath.Join(state, "tasks", found[0].Name))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(spec.Root, "tmp/go"), nil, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-built; err != nil {
+		t.Error(err)
+	}
+}
+
+func holdings(t *testing.T, state string) (list []driver.Holding) {
+	t.Helper()
+	out, _, err := runCommandLine(t, "ps", "--json", "--state-dir", state)
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &list)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
 }

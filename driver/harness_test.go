@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -193,6 +194,45 @@ func TestWaitByMany(t *testing.T) {
 	}
 	if r := waitTask(t, h, cfg.ID); r.ExitCode != 7 {
 		t.Errorf("after the end: got %+v", r)
+	}
+}
+
+// What the image lacks is known before there is a clone of it; what the task's folders or copies may hold, after.
+func TestRefusedBeforeClone(t *testing.T) {
+	d := prepared(t, testConfig(t))
+	cases := map[string]struct {
+		config   TaskConfig
+		user     string
+		err      string
+		foreseen bool
+	}{
+		"there":          {config: TaskConfig{Command: "/bin/sh"}, foreseen: true},
+		"missing":        {config: TaskConfig{Command: "/bin/nothing"}, err: "command /bin/nothing is not in the image", foreseen: true},
+		"unknown user":   {config: TaskConfig{Command: "/bin/sh"}, user: "stranger", err: "user stranger is not in the image's /etc/passwd", foreseen: true},
+		"an artifact":    {config: TaskConfig{Command: "/local/app"}},
+		"perhaps a copy": {config: TaskConfig{Command: "/bin/nothing", Copy: []string{"local/app:/bin/nothing"}}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			cfg := &drivers.TaskConfig{ID: "alloc/test/1", AllocID: "alloc", Name: "test", AllocDir: t.TempDir(), User: c.user}
+			c.config.Image, c.config.NetworkMode, c.config.Securelevel = testImage, modeBridge, -1
+			if err := cfg.EncodeConcreteDriverConfig(&c.config); err != nil {
+				t.Fatal(err)
+			}
+			local := cfg.TaskDir().LocalDir
+			if err := errors.Join(os.MkdirAll(local, 0o700), os.WriteFile(filepath.Join(local, "app"), nil, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			p, err := newPlan(cfg, &d.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &start{plan: p, d: d, host: d.host, dir: d.host.taskDir(p.name)}
+			err = s.ensureImage(t.Context())
+			if s.foreseen != c.foreseen || (err == nil) != (c.err == "") || err != nil && err.Error() != c.err {
+				t.Errorf("foreseen %v, %v", s.foreseen, err)
+			}
+		})
 	}
 }
 

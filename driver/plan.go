@@ -14,6 +14,7 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/network"
 	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // plan is a task's configuration, decoded and checked: what can be known to be wrong without touching the host has been
@@ -27,6 +28,7 @@ type plan struct {
 	permissions []string
 	copies      []pair
 	mounts      []pair
+	given       []storage.Mount // by Nomad, of volumes
 	ports       []network.PortMap
 	limits      rctl.Limits
 }
@@ -68,6 +70,9 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 		return nil, err
 	}
 	if err := p.locate(p.mounts); err != nil {
+		return nil, err
+	}
+	if p.given, err = p.volumes(); err != nil {
 		return nil, err
 	}
 	if p.ports, err = p.portMaps(); err != nil {

@@ -77,15 +77,16 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 // start is a start under way: the plan, and what its steps have found out or made so far.
 type start struct {
 	*plan
-	d      *Driver
-	host   *Host
-	dir    string
-	state  State
-	image  image.Image
-	root   string
-	spec   jail.Spec
-	cell   jail.Cell
-	status jail.Status
+	d        *Driver
+	host     *Host
+	dir      string
+	state    State
+	image    image.Image
+	root     string
+	foreseen bool // spec is resolved
+	spec     jail.Spec
+	cell     jail.Cell
+	status   jail.Status
 }
 
 // startSteps are the steps of a start in order. What each makes bears the task's name, so that Host.Remove undoes any
@@ -149,7 +150,25 @@ func (s *start) ensureImage(ctx context.Context) error {
 	report.done(img)
 	s.image = img
 	s.state.Digest = img.Manifest.Digest
-	return nil
+	return s.foresee()
+}
+
+// foresee refuses a command, user or folder that the image lacks before anything is made of it, unless the job brings along what
+// might hold it.
+func (s *start) foresee() error {
+	if err := s.specify(); err != nil {
+		return err
+	}
+	if len(s.copies)+len(s.mounts)+len(s.cfg.Mounts) > 0 {
+		return nil
+	}
+	mounted := []string{"/proc"}
+	for _, m := range s.mountTable() {
+		mounted = append(mounted, m.Target)
+	}
+	var err error
+	s.foreseen, err = jail.Foresee(s.image.Root, mounted, &s.spec)
+	return err
 }
 
 func (s *start) clone(ctx context.Context) error {
@@ -189,7 +208,9 @@ func (s *start) copyOne(root *os.Root, c pair) error {
 	return storage.Copy(base, c.Rel, root, c.Target)
 }
 
-func (s *start) mount(context.Context) error {
+func (s *start) mount(context.Context) error { return storage.MountAll(s.root, s.mountTable()) }
+
+func (s *start) mountTable() []storage.Mount {
 	td := s.cfg.TaskDir()
 	mounts := storage.DefaultMounts(s.devfsRuleset())
 	mounts = append(mounts,
@@ -197,18 +218,25 @@ func (s *start) mount(context.Context) error {
 		storage.Bind(td.LocalDir, "/local", false),
 		storage.Bind(td.SecretsDir, "/secrets", false),
 	)
-	for _, m := range s.cfg.Mounts {
-		mounts = append(mounts, storage.Bind(m.HostPath, m.TaskPath, m.Readonly))
-	}
+	mounts = append(mounts, s.given...)
 	for _, c := range s.mounts {
 		m := storage.Bind(filepath.Join(c.Base, c.Rel), c.Target, c.ReadOnly)
 		m.Within = c.Base
 		mounts = append(mounts, m)
 	}
-	return storage.MountAll(s.root, mounts)
+	return mounts
 }
 
 func (s *start) resolve(context.Context) error {
+	s.spec.Root = s.root
+	if s.foreseen {
+		return nil
+	}
+	return jail.Resolve(s.root, &s.spec)
+}
+
+// specify says what to run, as far as it is known without looking into the image's files.
+func (s *start) specify() error {
 	m := s.image.Manifest.Defaults
 	argv := s.command
 	if len(argv) == 0 {
@@ -224,7 +252,6 @@ func (s *start) resolve(context.Context) error {
 		Version:     jail.Version,
 		Name:        s.name,
 		Hostname:    s.hostname(),
-		Root:        s.root,
 		HostNetwork: s.task.NetworkMode == modeHost,
 		Command:     argv[0],
 		Args:        argv[1:],
@@ -239,7 +266,7 @@ func (s *start) resolve(context.Context) error {
 	if n := s.cfg.NetworkIsolation; n != nil {
 		s.spec.NetNS = n.Path
 	}
-	return jail.Resolve(s.root, &s.spec)
+	return nil
 }
 
 // hostname is docker's rule: the job's own, else one that names the alloc.

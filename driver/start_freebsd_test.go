@@ -50,7 +50,7 @@ until zfs destroy "$CLONE" 2>/dev/null; do sleep 0.1; done
 `
 
 // BenchmarkStart compares StartTask, to the first process running, with a shell script that does the same. The image is
-// here, and the network is prepared.
+// here, the network is prepared, and another task runs that has a port: the host's forwarding process is there.
 func BenchmarkStart(b *testing.B) {
 	p, err := pool.Start()
 	if err != nil {
@@ -65,6 +65,12 @@ func BenchmarkStart(b *testing.B) {
 	if err != nil || len(images) != 1 {
 		b.Fatal(images, err)
 	}
+
+	other := benchTask(b)
+	if _, _, err := d.StartTask(other); err != nil {
+		b.Fatal(err)
+	}
+	defer d.DestroyTask(other.ID, true)
 
 	b.Run("driver", func(b *testing.B) {
 		for range b.N {

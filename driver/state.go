@@ -68,6 +68,14 @@ func writeState(dir string, s State) error {
 	return os.Rename(tmp, filepath.Join(dir, "task.json"))
 }
 
+// Claim makes the state folder of a jail that is no task's, in a plugin's state folder, and returns it with a way to remove it. No plugin
+// takes the jail for a leftover then, and gc not before it has ended. what says in ps what the jail is for.
+func Claim(stateDir, name, what string) (dir string, release func() error, err error) {
+	dir = filepath.Join(stateDir, "tasks", name)
+	err = writeState(dir, State{Version: stateVersion, Driver: what, JobID: what, Created: time.Now()})
+	return dir, func() error { return removeState(dir) }, err
+}
+
 // removeState takes task.json away last, so that a crash in between leaves a folder that still says whose it is.
 func removeState(dir string) error {
 	entries, err := os.ReadDir(dir)

@@ -98,6 +98,10 @@ func nothingHeld(t *testing.T, beside ...*nomad.Allocation) {
 	}
 }
 
+// nomadsPatience is how long a client tells a dead plugin to stop a task, when it was told to stop it after it had recovered it and before it
+// watched it, and the plugin was killed just then: five times, with 5 s, 20 s, 80 s, and twice 120 s in between.
+const nomadsPatience = 345 * time.Second
+
 // TestSoak starts and stops tasks in random order while plugin and client are killed at random moments. After each round the host is as
 // before, and a task that runs all the time has not noticed.
 func TestSoak(t *testing.T) {
@@ -126,7 +130,7 @@ func TestSoak(t *testing.T) {
 			random.Shuffle(len(jobs), func(i, k int) { jobs[i], jobs[k] = jobs[k], jobs[i] })
 			for _, job := range jobs {
 				havoc(t, random, witness)
-				stop(t, job)
+				stopWithin(t, job, nomadsPatience+patience*time.Minute)
 			}
 			nothingHeld(t, witness)
 			sameAs(t, before, began.Status.ShimPID)

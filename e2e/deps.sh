@@ -12,6 +12,7 @@ want() {
 PATH=$PATH:/usr/sbin:/sbin
 case $(uname -s) in
 Linux)
+	[ -e /etc/ssl/certs ] || missing="$missing ca-certificates" # Go downloads modules
 	want nft nftables
 	want zstd zstd
 	want xz xz-utils

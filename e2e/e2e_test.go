@@ -111,7 +111,12 @@ func newTask(name, driver string, config map[string]any) *nomad.Task {
 
 func stop(t testing.TB, job *cluster.Job) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience*time.Minute)
+	stopWithin(t, job, patience*time.Minute)
+}
+
+func stopWithin(t testing.TB, job *cluster.Job, limit time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if err := job.Stop(ctx); err != nil {
 		t.Error(err)

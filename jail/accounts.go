@@ -18,7 +18,7 @@ type account struct {
 }
 
 // lookupUser finds NAME|UID[:GROUP|GID] in the image's own files. An unknown number is a user all the same, a name is not.
-func lookupUser(image *os.Root, user string) (account, []uint32, error) {
+func lookupUser(image *tree, user string) (account, []uint32, error) {
 	name, group, withGroup := strings.Cut(user, ":")
 	who, err := lookupAccount(image, name)
 	if err != nil {
@@ -37,7 +37,7 @@ func lookupUser(image *os.Root, user string) (account, []uint32, error) {
 	return who, append([]uint32{who.gid}, memberships(groups, who)...), nil
 }
 
-func lookupAccount(image *os.Root, name string) (account, error) {
+func lookupAccount(image *tree, name string) (account, error) {
 	lines, err := readLines(image, "etc/passwd")
 	if err != nil {
 		return account{}, err
@@ -103,8 +103,8 @@ func parseID(s string) (uint32, bool) {
 }
 
 // readLines returns none for a file that the image lacks.
-func readLines(image *os.Root, path string) ([]string, error) {
-	real, info, err := follow(image, path)
+func readLines(image *tree, path string) ([]string, error) {
+	real, info, err := image.follow(path)
 	if os.IsNotExist(err) || err == nil && !info.Mode().IsRegular() {
 		return nil, nil
 	}

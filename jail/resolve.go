@@ -22,6 +22,40 @@ func Resolve(root string, spec *Spec) error {
 		return err
 	}
 	defer image.Close()
+	return resolve(&tree{Root: image}, spec)
+}
+
+// Foresee is Resolve for a root that is yet to be cloned from image and that will have mounts at the absolute paths of mounted. It
+// returns false, and leaves spec as it was, when that depends on what is mounted.
+func Foresee(image string, mounted []string, spec *Spec) (bool, error) {
+	root, err := os.OpenRoot(image)
+	if err != nil {
+		return false, err
+	}
+	defer root.Close()
+	t, resolved := &tree{Root: root, mounted: mounted}, *spec
+	err = resolve(t, &resolved)
+	if t.unknown {
+		return false, nil
+	}
+	if err == nil {
+		*spec = resolved
+	}
+	return true, err
+}
+
+// tree is a root file system to look up things in.
+type tree struct {
+	*os.Root
+	mounted []string // absolute paths of which it does not know what will be there
+	unknown bool     // something to look up was at such a path
+}
+
+func (t *tree) hides(at string) bool {
+	return slices.ContainsFunc(t.mounted, func(m string) bool { return "/"+at == m || strings.HasPrefix("/"+at, m+"/") })
+}
+
+func resolve(image *tree, spec *Spec) error {
 	if spec.User == "" {
 		spec.User = "root"
 	}
@@ -58,14 +92,14 @@ func lookupEnv(env []string, key string) (string, bool) {
 	return "", false
 }
 
-func resolveDir(image *os.Root, spec *Spec) error {
+func resolveDir(image *tree, spec *Spec) error {
 	if spec.Dir == "" {
 		spec.Dir = "/"
 	}
 	if !path.IsAbs(spec.Dir) {
 		return fmt.Errorf("working directory %s is not an absolute path", spec.Dir)
 	}
-	switch _, info, err := follow(image, spec.Dir); {
+	switch _, info, err := image.follow(spec.Dir); {
 	case err != nil:
 		return fmt.Errorf("working directory %s is not in the image", spec.Dir)
 	case !info.IsDir():
@@ -74,7 +108,7 @@ func resolveDir(image *os.Root, spec *Spec) error {
 	return nil
 }
 
-func resolveCommand(image *os.Root, spec *Spec) error {
+func resolveCommand(image *tree, spec *Spec) error {
 	if spec.Command == "" {
 		return fmt.Errorf("no command: neither the job nor the image names one")
 	}
@@ -85,7 +119,7 @@ func resolveCommand(image *os.Root, spec *Spec) error {
 	if !path.IsAbs(full) {
 		full = path.Join(spec.Dir, full)
 	}
-	switch _, info, err := follow(image, full); {
+	switch _, info, err := image.follow(full); {
 	case err != nil:
 		return fmt.Errorf("command %s is not in the image", spec.Command)
 	case !executable(info):
@@ -96,14 +130,14 @@ func resolveCommand(image *os.Root, spec *Spec) error {
 }
 
 // searchCommand looks in the directories of PATH as execvp(3) does.
-func searchCommand(image *os.Root, spec *Spec) error {
+func searchCommand(image *tree, spec *Spec) error {
 	search, _ := lookupEnv(spec.Env, "PATH")
 	for _, dir := range strings.Split(search, ":") {
 		full := path.Join(spec.Dir, dir, spec.Command)
 		if path.IsAbs(dir) {
 			full = path.Join(dir, spec.Command)
 		}
-		if _, info, err := follow(image, full); err == nil && executable(info) {
+		if _, info, err := image.follow(full); err == nil && executable(info) {
 			spec.Command = full
 			return nil
 		}
@@ -118,10 +152,10 @@ const maxLinks = 40
 
 // follow resolves every symbolic link of name as a process in the jail would see it: an absolute one starts again at the root, and
 // ".." stays below it. os.Root by itself refuses both. The result has no links left when it is opened, or os.Root catches it.
-func follow(image *os.Root, name string) (string, fs.FileInfo, error) {
+func (t *tree) follow(name string) (string, fs.FileInfo, error) {
 	todo := strings.Split(name, "/")
 	at := "."
-	info, err := image.Lstat(at)
+	info, err := t.Lstat(at)
 	for links := 0; len(todo) > 0 && err == nil; {
 		element := todo[0]
 		todo = todo[1:]
@@ -133,11 +167,15 @@ func follow(image *os.Root, name string) (string, fs.FileInfo, error) {
 		}
 		if element == ".." {
 			at = path.Dir(at)
-			info, err = image.Lstat(at)
+			info, err = t.Lstat(at)
 			continue
 		}
 		next := path.Join(at, element)
-		nextInfo, lerr := image.Lstat(next)
+		if t.hides(next) {
+			t.unknown = true
+			return "", nil, &fs.PathError{Op: "open", Path: name, Err: syscall.ENOENT}
+		}
+		nextInfo, lerr := t.Lstat(next)
 		if lerr != nil {
 			return "", nil, lerr
 		}
@@ -148,13 +186,13 @@ func follow(image *os.Root, name string) (string, fs.FileInfo, error) {
 		if links++; links > maxLinks {
 			return "", nil, &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
 		}
-		target, rerr := image.Readlink(next)
+		target, rerr := t.Readlink(next)
 		if rerr != nil {
 			return "", nil, rerr
 		}
 		if path.IsAbs(target) {
 			at = "."
-			info, err = image.Lstat(at)
+			info, err = t.Lstat(at)
 		}
 		todo = append(strings.Split(target, "/"), todo...)
 	}

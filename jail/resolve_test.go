@@ -148,3 +148,42 @@ func TestResolveWithoutAccounts(t *testing.T) {
 		t.Error("user www is known")
 	}
 }
+
+// What is mounted over the image may hold what the image lacks.
+func TestForesee(t *testing.T) {
+	root := image(t, map[string]string{
+		"etc/passwd": "root:*:0:0::/root:/bin/sh\n", "bin/sh": "*", "bin/data": "no program",
+		"opt/linked": "->/local/app", "opt/folder": "->../local", "local/old": "*", "localhost": "/",
+	})
+	cases := map[string]struct {
+		spec  Spec
+		known bool
+		err   string
+	}{
+		"there":                   {spec: Spec{Command: "/bin/sh"}, known: true},
+		"in PATH":                 {spec: Spec{Command: "sh"}, known: true},
+		"missing":                 {spec: Spec{Command: "/bin/app"}, known: true, err: "command /bin/app is not in the image"},
+		"not executable":          {spec: Spec{Command: "/bin/data"}, known: true, err: "command /bin/data is not executable"},
+		"unknown user":            {spec: Spec{Command: "/bin/sh", User: "www"}, known: true, err: "user www is not in the image's /etc/passwd"},
+		"missing, almost mounted": {spec: Spec{Command: "/localhost/app"}, known: true, err: "command /localhost/app is not in the image"},
+		"mounted":                 {spec: Spec{Command: "/local/app"}},
+		"covered":                 {spec: Spec{Command: "/local/old"}},
+		"linked to what is":       {spec: Spec{Command: "/opt/linked"}},
+		"below a linked folder":   {spec: Spec{Command: "/opt/folder/app"}},
+		"in a mounted folder":     {spec: Spec{Command: "./app", Dir: "/local"}},
+		"PATH has a mounted one":  {spec: Spec{Command: "app", Env: []string{"PATH=/local/bin:/bin"}}},
+		"PATH has it before":      {spec: Spec{Command: "sh", Env: []string{"PATH=/bin:/local/bin"}}, known: true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			spec := c.spec
+			known, err := Foresee(root, []string{"/dev", "/local"}, &spec)
+			if known != c.known || (err == nil) != (c.err == "") || err != nil && err.Error() != c.err {
+				t.Errorf("%v, %v; want %v, %q", known, err, c.known, c.err)
+			}
+			if resolved := spec.User != ""; resolved != (known && err == nil) && c.spec.User == "" {
+				t.Errorf("spec %+v", spec)
+			}
+		})
+	}
+}

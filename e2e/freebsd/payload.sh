@@ -14,6 +14,7 @@ mkdir -p "$to"
 build "jail/launch/bin/shim_freebsd_$GOARCH" ./jail/shim
 build "$to/nomad-driver-jail" .
 build "$to/httpd" ./examples/httpd
+build "$to/csi-folders" ./examples/csi-folders
 (cd e2e/agents/nomad && build "$to/nomad" github.com/hashicorp/nomad)
 (cd e2e/agents/consul && build "$to/consul" github.com/hashicorp/consul)
 $GO build -tags faults -ldflags "-s -w" -o "$to/nomad-driver-jail-faulty" .

@@ -24,15 +24,16 @@ import (
 )
 
 // Binaries are paths of programs that were built elsewhere.
-type Binaries struct{ Nomad, Consul, Plugin, Httpd string }
+type Binaries struct{ Nomad, Consul, Plugin, Httpd, CSI string }
 
-// Flags declares the flags that say where the binaries are. What is not said is in the environment (NOMAD, CONSUL, PLUGIN, HTTPD), beside
+// Flags declares the flags that say where the binaries are. What is not said is in the environment (NOMAD, CONSUL, PLUGIN, HTTPD, CSI), beside
 // this program, or in bin here or above.
 func (b *Binaries) Flags(set *flag.FlagSet) {
 	set.StringVar(&b.Nomad, "nomad", find("NOMAD", "nomad"), "path of the nomad agent")
 	set.StringVar(&b.Consul, "consul", find("CONSUL", "consul"), "path of the consul agent")
 	set.StringVar(&b.Plugin, "plugin", find("PLUGIN", "nomad-driver-jail"), "path of the plugin")
 	set.StringVar(&b.Httpd, "httpd", find("HTTPD", "httpd"), "path of the example image's web server")
+	set.StringVar(&b.CSI, "csi", find("CSI", "csi-folders"), "path of the example CSI plugin")
 }
 
 func find(variable, name string) string {

@@ -49,9 +49,9 @@ func (d *defaultsFlags) defaults() (image.Defaults, error) {
 	return result, nil
 }
 
-func (a *app) build(run image.Runner) *cobra.Command {
+func (a *app) build(run Runner) *cobra.Command {
 	var defaults defaultsFlags
-	opt := image.BuildOptions{Run: run}
+	opt := image.BuildOptions{Run: func(ctx context.Context, r image.Run) error { return run(ctx, a.stateDir, r) }}
 	var recipe string
 	cmd := &cobra.Command{
 		Use:   "build NAME:TAG FOLDER|ARCHIVE  or  build --recipe FILE NAME:TAG",

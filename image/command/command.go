@@ -41,9 +41,12 @@ type app struct {
 	usual struct{ dataset, directory string } // the plugin's store
 }
 
+// Runner is an image.Runner that is told the folder of the driver's state.
+type Runner func(ctx context.Context, stateDir string, run image.Run) error
+
 // New is the command "image" with all that is below it. run runs the run instructions of recipes; dataset and directory are
 // the store where a command line names none.
-func New(run image.Runner, dataset, directory string) *cobra.Command {
+func New(run Runner, dataset, directory string) *cobra.Command {
 	a := &app{}
 	a.usual.dataset, a.usual.directory = dataset, directory
 	root := &cobra.Command{

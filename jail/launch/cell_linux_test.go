@@ -197,11 +197,25 @@ func TestShimLeavesCgroups(t *testing.T) {
 	service, unified := cgroup(t, "memory"), cgroup(t, "unified")
 	k := newTask(t, "/bin/sleep", "1000")
 	status := k.startByOther("JAIL_TEST_CGROUPS=" + service + ":" + unified)
-	for _, pid := range []int{status.ShimPID, status.PID} {
-		if in, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || strings.Contains(string(in), "test") {
-			t.Errorf("process %d is in %s %v", pid, in, err)
+	if in := cgroupsOf(t, status.PID); strings.Contains(in, "test") {
+		t.Errorf("the task is in %s", in)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) { // it leaves after it has told of the start
+		in := cgroupsOf(t, status.ShimPID)
+		if !strings.Contains(in, "test") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the shim is in %s", in)
 		}
 	}
+}
+
+func cgroupsOf(t *testing.T, pid int) string {
+	t.Helper()
+	in, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	must(t, err)
+	return string(in)
 }
 
 func lineCount(t *testing.T, path string) int {

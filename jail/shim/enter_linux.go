@@ -25,7 +25,7 @@ func spawnInside(spec jail.Spec, terminal bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	groups, err := openCgroups(spec.Cgroups)
+	groups, err := openCgroups(spec.Cgroups, hostCgroups{})
 	if err != nil {
 		return 0, err
 	}

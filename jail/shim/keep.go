@@ -25,6 +25,7 @@ const (
 type task struct {
 	name    string
 	dir     folder
+	home    home
 	outputs []int // Nomad's FIFOs, kept open so that the task outlives their reader
 	oom     oomCounter
 	pid     int // of the first process, as this process counts
@@ -42,6 +43,7 @@ func keep(name string) int {
 		killCell(name) // the plugin died: nobody knows of the task
 		return 1
 	}
+	t.home.leave()
 	settle(forget)
 	t.finish(t.await())
 	return 0
@@ -65,11 +67,10 @@ func begin(name string) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
-	home, err := settleIn(spec)
-	if err != nil {
+	if t.home, err = settleIn(spec); err != nil {
 		return nil, err
 	}
-	err = t.start(spec, files, home)
+	err = t.start(spec, files)
 	unix.Close(files[1])
 	unix.Close(files[2])
 	if err != nil {
@@ -100,13 +101,13 @@ func (t *task) openFiles(spec jail.Spec) (files [3]int, err error) {
 }
 
 // start runs the first process and fills in what the start's status says.
-func (t *task) start(spec jail.Spec, files [3]int, home home) error {
-	child, err := home.spawn(spec, files)
+func (t *task) start(spec jail.Spec, files [3]int) error {
+	child, err := t.home.spawn(spec, files)
 	if err != nil {
 		return err
 	}
 	t.pid = child.pid
-	t.status = jail.Status{Version: jail.Version, PID: child.hostPID, Birth: child.birth, ShimPID: home.pid, BootID: home.boot,
+	t.status = jail.Status{Version: jail.Version, PID: child.hostPID, Birth: child.birth, ShimPID: t.home.pid, BootID: t.home.boot,
 		Started: time.Now().UTC()}
 	return nil
 }

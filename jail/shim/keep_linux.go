@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"math"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +24,7 @@ type home struct {
 	pid  int // this process, as the host counts
 	boot string
 	proc int // the host's /proc, until the first process has started
+	host hostCgroups
 }
 
 func openFolder() (folder, error) {
@@ -55,7 +54,7 @@ func settleIn(spec jail.Spec) (home, error) {
 	if err := shield(); err != nil {
 		return h, err
 	}
-	leaveCgroups()
+	h.host = openHostCgroups()
 	if err := jail.Hold(spec.Name); err != nil {
 		return h, err
 	}
@@ -76,45 +75,6 @@ func shield() error {
 	}
 	unix.Umask(0o022)
 	return nil
-}
-
-// leaveCgroups moves this process to the root of every hierarchy, so that stopping Nomad's service does not stop it. Where that is
-// forbidden (a container), the task lives as long as the service, which is the best to be had there.
-func leaveCgroups() {
-	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil || !inSomeCgroup(string(own)) {
-		return
-	}
-	mounts, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return
-	}
-	defer mounts.Close()
-	for s := bufio.NewScanner(mounts); s.Scan(); {
-		if dir := cgroupRoot(s.Text()); dir != "" {
-			_ = os.WriteFile(dir+"/cgroup.procs", []byte("0"), 0)
-		}
-	}
-}
-
-// inSomeCgroup takes lines as "4:memory:/nomad.service".
-func inSomeCgroup(own string) bool {
-	for line := range strings.Lines(own) {
-		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[2] != "/" {
-			return true
-		}
-	}
-	return false
-}
-
-// cgroupRoot returns the mount point of a line of mountinfo that mounts the root of a cgroup hierarchy, else "".
-func cgroupRoot(line string) string {
-	before, after, _ := strings.Cut(line, " - ")
-	f, g := strings.Fields(before), strings.Fields(after)
-	if len(f) < 5 || len(g) < 1 || f[3] != "/" || g[0] != "cgroup" && g[0] != "cgroup2" {
-		return ""
-	}
-	return f[4]
 }
 
 // oomCounter is the file in which the kernel counts out-of-memory kills of the task's cgroup, and its count at the start.
@@ -170,7 +130,7 @@ func (h home) spawn(spec jail.Spec, files [3]int) (child, error) {
 	if err != nil {
 		return child{}, err
 	}
-	groups, err := openCgroups(spec.Cgroups)
+	groups, err := openCgroups(spec.Cgroups, h.host)
 	if err != nil {
 		return child{}, err
 	}
@@ -232,6 +192,9 @@ func (h home) open(name string, flags int) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
+
+// leave leaves Nomad's service, as the task has.
+func (h home) leave() { h.host.enter() }
 
 // killCell kills all processes that this one can see but itself, which as init of their namespace is all that are in the cell.
 func killCell(string) { _ = unix.Kill(-1, unix.SIGKILL) }

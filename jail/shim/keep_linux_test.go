@@ -2,34 +2,6 @@ package main
 
 import "testing"
 
-func TestCgroupRoot(t *testing.T) {
-	cases := map[string]string{
-		"35 24 0:30 / /sys/fs/cgroup/memory rw,nosuid,nodev,noexec,relatime shared:15 - cgroup cgroup rw,memory": "/sys/fs/cgroup/memory",
-		"33 24 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate":                         "/sys/fs/cgroup",
-		"33 24 0:28 /docker/1f /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory":                               "", // a container's part of it
-		"22 28 0:21 / /proc rw,nosuid - proc proc rw":                                                            "",
-		"": "",
-	}
-	for line, want := range cases {
-		if got := cgroupRoot(line); got != want {
-			t.Errorf("%q: %q, want %q", line, got, want)
-		}
-	}
-}
-
-func TestInSomeCgroup(t *testing.T) {
-	for own, want := range map[string]bool{
-		"9:name=systemd:/\n8:pids:/\n0::/\n":                     false,
-		"9:name=systemd:/system.slice/nomad.service\n8:pids:/\n": true,
-		"0::/system.slice/nomad.service\n":                       true,
-		"":                                                       false,
-	} {
-		if got := inSomeCgroup(own); got != want {
-			t.Errorf("%q: %v", own, got)
-		}
-	}
-}
-
 func TestParseOOM(t *testing.T) {
 	for text, want := range map[string]int{
 		"oom_kill_disable 0\nunder_oom 0\noom_kill 3\n":                3, // cgroup v1, memory.oom_control

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,47 +35,6 @@ func join(n network) error {
 }
 
 func (n network) close() { _ = unix.Close(int(n)) }
-
-// cgroups are where a process of the task is born. In version 1 a thread goes ahead and its child is born where it is; in version 2
-// that would need threaded cgroups, and clone3(2) does it.
-type cgroups struct {
-	tasks []int // files of version 1 that move the thread which writes to them
-	v2    int   // directory, or -1
-}
-
-func openCgroups(dirs []string) (cgroups, error) {
-	g := cgroups{v2: -1}
-	for _, dir := range dirs {
-		fd, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			g.tasks = append(g.tasks, fd)
-			continue
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return g, fmt.Errorf("cgroup %s: %w", dir, err)
-		}
-		if g.v2, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-			return g, fmt.Errorf("cgroup %s: %w", dir, err)
-		}
-	}
-	return g, nil
-}
-
-func (g cgroups) close() {
-	for _, fd := range append(g.tasks, g.v2) {
-		_ = unix.Close(fd)
-	}
-}
-
-// enter puts the calling thread, not the process, where the task's processes belong.
-func (g cgroups) enter() error {
-	for _, fd := range g.tasks {
-		if _, err := unix.Write(fd, []byte("0")); err != nil {
-			return fmt.Errorf("enter the task's cgroup: %w", err)
-		}
-	}
-	return nil
-}
 
 // start starts spec's command from the calling thread, which must end afterwards: it is in the task's cgroups and has its limits.
 func start(spec jail.Spec, groups cgroups, files [3]int, terminal bool) (pid, pidfd int, err error) {
