@@ -5,6 +5,7 @@ GOOS      != $(GO) env GOOS
 GOARCH    != $(GO) env GOARCH
 POOL      ?=
 IMAGE     ?=
+ACCEL     ?= kvm,tcg
 ROUNDS    ?= 200
 
 # Without cgo: the machines it runs on need no C library of ours, and the one it is built on no C compiler. The same flags for all that is
@@ -88,7 +89,7 @@ bench: all ## compare starts with raw_exec and pulls with their floor, and measu
 e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path
 	GO=$(GO) e2e/freebsd/payload.sh dist/freebsd
 	$(BUILD) -o bin/freebsd ./e2e/freebsd
-	bin/freebsd -image "$(IMAGE)" -payload dist/freebsd -results dist/results
+	bin/freebsd -accel "$(ACCEL)" -image "$(IMAGE)" -payload dist/freebsd -results dist/results
 
 .PHONY: test-openzfs
 test-openzfs: ## run the tests that want a pool on today's OpenZFS, in a virtual machine

@@ -174,9 +174,6 @@ func (b *building) base(ctx context.Context, what string) error {
 	if err != nil {
 		return err
 	}
-	if img.Manifest.Root != "" {
-		return fmt.Errorf("%s has its root in %s; an image is built on one that is a root itself", what, img.Manifest.Root)
-	}
 	m := img.Manifest
 	b.id, b.manifest.Defaults = img.ID, m.Defaults
 	b.manifest.OS, b.manifest.Arch = cmp.Or(b.opt.OS, m.OS), cmp.Or(b.opt.Arch, m.Arch)

@@ -55,8 +55,8 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 		return m, err
 	}
 	if m.Parent = ""; opt.Parent != nil {
-		if m.Format != "zfs" || m.Root != "" || opt.Parent.Manifest.Root != "" {
-			return m, errors.New("only a ZFS dataset that is a root file system itself has a difference to send; export it whole")
+		if m.Format != "zfs" {
+			return m, errors.New("only a ZFS dataset has a difference to send; export it whole")
 		}
 		m.Parent = opt.Parent.Reference.short() + "@" + opt.Parent.Manifest.Digest
 		if err := checkParent(*opt.Parent, dir); err != nil {

@@ -35,8 +35,6 @@ type Manifest struct {
 	// Parent is the reference of the image that an incremental stream is the difference from: NAME:TAG@sha256:…, at the same
 	// base URL.
 	Parent string `json:"parent,omitempty"`
-	// Root is the folder in the dataset that is the jail's root file system; "" for the dataset itself, "m" for pot's layout.
-	Root string `json:"root,omitempty"`
 	// Skein is set in the store only, on pots: Skein-1024 of the stream and its meta.
 	Skein string `json:"skein,omitempty"`
 
@@ -92,7 +90,6 @@ func (m Manifest) validate() error {
 		oneOf("compression", m.Compression, compressionNames()),
 		m.checkStream(),
 		m.checkParent(),
-		m.checkRoot(),
 		m.Defaults.validate(),
 	}
 	for _, err := range checks {
@@ -138,13 +135,6 @@ func (m Manifest) checkParent() error {
 		return fmt.Errorf("it has a parent, which a %s stream cannot have", m.Format)
 	}
 	return nil
-}
-
-func (m Manifest) checkRoot() error {
-	if m.Root == "" {
-		return nil
-	}
-	return checkName("root", m.Root)
 }
 
 func (d Defaults) validate() error {

@@ -267,11 +267,7 @@ func (s *Store) commit(ctx context.Context, l *link) (Image, error) {
 	r := l.record()
 	value, err := r.value()
 	if err == nil {
-		props := map[string]string{r.key(): value}
-		if l.manifest.Root != "" {
-			props["root"] = l.manifest.Root
-		}
-		err = s.backend.Commit(ctx, l.tmp(), l.digits(), props)
+		err = s.backend.Commit(ctx, l.tmp(), l.digits(), map[string]string{r.key(): value})
 	}
 	switch {
 	case errors.Is(err, storage.ErrExists): // another LockDir's process was faster

@@ -113,7 +113,7 @@ var hostile = []string{
 func TestNoPropertyIsReceived(t *testing.T) {
 	z := newZFS(t)
 	s := newSender(t)
-	var set []string
+	set := []string{"mountpoint"}
 	for _, p := range hostile {
 		name, _, _ := strings.Cut(p, "=")
 		if exec.Command("zfs", "set", p, string(s.Dataset)).Run() == nil {
@@ -131,17 +131,28 @@ func TestNoPropertyIsReceived(t *testing.T) {
 	}
 	run(t, "zfs", "hold", "mine", s.Snapshot("a"))
 	t.Cleanup(func() { run(t, "zfs", "release", "mine", s.Snapshot("a")) })
+	properties := func(d Dataset) []byte {
+		return run(t, "zfs", "get", "-Hp", "-r", "-s", "local,received", "-o", "name,property,value,source", "all", string(d))
+	}
 	for _, flag := range []string{"-p", "-R"} {
 		data := run(t, "zfs", "send", flag, s.Snapshot("a"))
+		bare := s.Child("bare")
+		cmd := exec.Command("zfs", "receive", "-u", string(bare))
+		cmd.Stdin = bytes.NewReader(data)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("a bare receive: %v: %s", err, out)
+		}
+		received := properties(bare)
+		run(t, "zfs", "destroy", "-r", string(bare))
 		for _, name := range set {
-			if !bytes.Contains(data, []byte(name)) {
-				t.Errorf("the stream of send %s has no %s", flag, name)
+			if !bytes.Contains(received, []byte("\t"+name+"\t")) {
+				t.Errorf("%s does not come with send %s to anybody:\n%s", name, flag, received)
 			}
 		}
 		if err := z.Receive(t.Context(), "t", "", bytes.NewReader(data)); err != nil {
 			t.Fatal(err)
 		}
-		got := run(t, "zfs", "get", "-Hp", "-r", "-s", "local,received", "-o", "name,property,value,source", "all", string(z.temporary("t")))
+		got := properties(z.temporary("t"))
 		for _, name := range set {
 			if bytes.Contains(got, []byte("\t"+name+"\t")) {
 				t.Errorf("%s came with send %s:\n%s", name, flag, got)
@@ -176,8 +187,9 @@ func TestForeignStreams(t *testing.T) {
 	write(t, s.dir+"/file", "changed")
 	two := s.send(t, "two", "-R")
 	difference := run(t, "zfs", "send", "-i", "@one", s.Snapshot("two"))
-	run(t, "zfs", "create", string(s.Child("child")))
-	children := s.send(t, "three", "-R")
+	family := sender{Dataset: s.Child("family")}
+	run(t, "zfs", "create", "-p", string(family.Child("child")))
+	children := family.send(t, "a", "-R")
 	run(t, "zfs", "create", "-s", "-V", "1M", string(s.Child("volume")))
 	run(t, "zfs", "snapshot", s.Child("volume").Snapshot("a"))
 	volume := run(t, "zfs", "send", s.Child("volume").Snapshot("a"))
@@ -187,8 +199,8 @@ func TestForeignStreams(t *testing.T) {
 		base string
 		want string
 	}{
-		"snapshots":             {data: two, want: "as well"},
-		"and children":          {data: children, want: "as well"},
+		"snapshots":             {data: two, want: "sent@two as well"},
+		"child":                 {data: children, want: "family/child@a as well"},
 		"difference":            {data: difference, want: "names no parent"},
 		"another's difference":  {data: difference, base: "base", want: "cannot receive"},
 		"whole for a child":     {data: one, base: "base", want: "is whole"},

@@ -26,6 +26,7 @@ import (
 
 type guest struct {
 	image, payload, results string
+	accel                   string
 	memory                  int
 	limit                   time.Duration
 }
@@ -35,6 +36,7 @@ func main() {
 	flag.StringVar(&g.image, "image", "", "disk image of FreeBSD for amd64, raw or qcow2")
 	flag.StringVar(&g.payload, "payload", "", "folder to bring in")
 	flag.StringVar(&g.results, "results", "", "folder to bring results out to")
+	flag.StringVar(&g.accel, "accel", "kvm,tcg", "QEMU's accelerators to try, in order; tcg alone where there is a /dev/kvm that does not work")
 	flag.IntVar(&g.memory, "memory", 4096, "of the guest, in MiB")
 	flag.DurationVar(&g.limit, "limit", 3*time.Hour, "how long all of it may take")
 	flag.Parse()
@@ -166,8 +168,11 @@ var talk = []struct{ wait, answer string }{
 
 // boot runs the guest until it powers off, and returns the status that the run ended with. What the console says is shown.
 func (g *guest) boot(ctx context.Context, disks []disk) (status string, err error) {
-	args := []string{"-machine", "q35", "-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", fmt.Sprint(g.memory),
+	args := []string{"-machine", "q35", "-cpu", "max", "-smp", "2", "-m", fmt.Sprint(g.memory),
 		"-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "user,restrict=on,model=virtio-net-pci"}
+	for accel := range strings.SplitSeq(g.accel, ",") {
+		args = append(args, "-accel", accel)
+	}
 	for _, d := range disks {
 		args = append(args, "-drive", "if=virtio,file="+d.file+",format="+d.format)
 	}

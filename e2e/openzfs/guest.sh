@@ -6,7 +6,7 @@ set -eu
 to=$1
 mkdir -p "$to"
 to=$(cd "$to" && pwd)
-[ -e "$to/root.cpio" ] && exit
+[ "$to/root.cpio" -nt "$0" ] && exit
 
 for command in apt-get dpkg-deb make gcc; do
 	command -v $command >/dev/null || {
@@ -15,10 +15,10 @@ for command in apt-get dpkg-deb make gcc; do
 	}
 done
 
-packages="linux-image-cloud-amd64 linux-headers-cloud-amd64 zfs-dkms zfsutils-linux busybox-static tar xz-utils zstd e2fsprogs"
+packages="linux-image-cloud-amd64 linux-headers-cloud-amd64 zfs-dkms zfsutils-linux busybox-static dash tar xz-utils zstd e2fsprogs"
 # What those packages want and the guest can do without.
 absent="debconf debconf-2.0 dkms dpkg file gcc-12 init-system-helpers initramfs-tools kmod libc6-dev linux-base lsb-release perl python3 python3-distutils"
-programs="sbin/zfs sbin/zpool bin/tar usr/bin/xz usr/bin/zstd usr/bin/chattr usr/bin/lsattr bin/busybox"
+programs="sbin/zfs sbin/zpool bin/tar usr/bin/xz usr/bin/zstd usr/bin/chattr usr/bin/lsattr bin/busybox bin/dash"
 
 apt=$to/apt
 tree=$to/tree # the packages' files
@@ -85,6 +85,7 @@ furnish() {
 	for program in $programs; do
 		cp "$tree/$program" "$program"
 	done
+	ln -s dash bin/sh # busybox's prefers its own commands to those in PATH
 	cp -a "$tree"/lib64/* lib64/
 	for dir in lib/x86_64-linux-gnu usr/lib/x86_64-linux-gnu; do
 		mkdir -p $dir
@@ -102,11 +103,9 @@ furnish() {
 	printf 'root:x:0:\nnogroup:x:65534:\n' >etc/group
 	printf '127.0.0.1 localhost\n::1 localhost\n' >etc/hosts
 	ln -s /proc/self/mounts etc/mtab
-	cp "$here/init" init
 	find . | bin/busybox cpio -o -H newc -R 0:0 >"$to/root.cpio.part"
 }
 
-here=$(cd "$(dirname "$0")" && pwd)
 log=$to/log
 step() {
 	echo "$2"

@@ -4,7 +4,7 @@
 set -eu
 guest=$(cd "$1" && pwd)
 shift
-packages=${PACKAGES:-"storage image image/command e2e/zfs/pool"}
+packages=${PACKAGES:-"storage image image/command e2e/zfs e2e/zfs/pool"}
 export GOOS=linux GOARCH=amd64 CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"
 
 dir=$(mktemp -d)
@@ -18,6 +18,7 @@ done
 # A package's tests read their testdata, and some another's.
 find storage image -name testdata -type d | tar -c -T - | tar -x -C "$tests"
 echo "$*" >"$tests/arguments"
+cp "$(dirname "$0")/init" "$dir/root/init"
 (cd "$dir/root" && find . | "$guest/busybox" cpio -o -H newc -R 0:0 2>/dev/null) | cat "$guest/root.cpio" - >"$dir/root.cpio"
 rm -rf "$dir/root"
 

@@ -91,10 +91,12 @@ func TestDialect(t *testing.T) {
 		t.Error("create -u mounted")
 	}
 	zfs(t, "set", "x:one=1", "x:two=with spaces", "quota=64M", parent+"/a")
-	if got := zfs(t, "list", "-Hp", "-o", "name,quota,x:one,x:two,written", "-t", "fs", parent+"/a"); !strings.HasPrefix(got, parent+"/a\t67108864\t1\twith spaces\t") {
+	if got := zfs(t, "list", "-Hp", "-o", "name,quota,x:one,x:two,written", "-t", "filesystem", parent+"/a"); !strings.HasPrefix(got, parent+"/a\t67108864\t1\twith spaces\t") {
 		t.Errorf("list: %q", got)
 	}
-	zfs(t, "snapshot", parent+"/a@1", parent+"/a@2", parent+"/a@3")
+	for _, name := range []string{"@1", "@2", "@3"} {
+		zfs(t, "snapshot", parent+"/a"+name)
+	}
 	if got := zfs(t, "get", "-Hp", "-r", "-t", "snapshot", "-o", "name", "used", parent); strings.Count(got, "\n") != 2 {
 		t.Errorf("get -t snapshot: %q", got)
 	}
