@@ -17,7 +17,6 @@ import (
 
 	nomad "github.com/hashicorp/nomad/api"
 
-	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/audit"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/cluster"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/site"
@@ -61,23 +60,10 @@ func run(m *testing.M, options site.Options, keep string) int {
 	if err := here.Close(); err != nil {
 		code = complain(err)
 	}
-	if err := nothingLeft(options, before); err != nil {
+	if err := options.NothingLeft(before); err != nil {
 		code = complain(err)
 	}
 	return code
-}
-
-// nothingLeft gives the host time: FreeBSD keeps a jail that is removed for a minute when it had connections.
-func nothingLeft(options site.Options, before audit.State) error {
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
-		after, err := options.Audit()
-		if err == nil {
-			err = before.Left(after)
-		}
-		if err == nil || time.Now().After(end) {
-			return err
-		}
-	}
 }
 
 func complain(err error) int {

@@ -78,11 +78,7 @@ func demo(ctx context.Context, options site.Options) error {
 	if err = errors.Join(err, s.Close()); err != nil {
 		return err
 	}
-	after, err := options.Audit()
-	if err != nil {
-		return err
-	}
-	if err := before.Left(after); err != nil {
+	if err := options.NothingLeft(before); err != nil {
 		return err
 	}
 	say("gone", "nothing is left: no process, mount, interface, firewall rule, dataset, cgroup or file")

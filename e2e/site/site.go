@@ -267,6 +267,20 @@ func (o *Options) Audit() (audit.State, error) {
 	return state, err
 }
 
+// NothingLeft compares the host with what Audit said before, and gives it time: FreeBSD keeps a jail that is removed for a minute when it
+// had connections.
+func (o *Options) NothingLeft(before audit.State) error {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+		after, err := o.Audit()
+		if err == nil {
+			err = before.Left(after)
+		}
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 // StateDir is the driver's.
 func (s *Site) StateDir() string { return filepath.Join(s.Dir, "state") }
 
