@@ -142,7 +142,7 @@ func (h *Host) installShim(context.Context) (err error) {
 
 func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), name) }
 
-func (h *Host) tasksDir() string { return filepath.Join(h.Config.StateDir, "tasks") }
+func (h *Host) tasksDir() string { return tasksDir(h.Config.StateDir) }
 
 // removeStep takes away one of the things that bear a task's name, and finds nothing wrong with what is not there.
 type removeStep struct {

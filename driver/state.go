@@ -68,10 +68,12 @@ func writeState(dir string, s State) error {
 	return os.Rename(tmp, filepath.Join(dir, "task.json"))
 }
 
+func tasksDir(stateDir string) string { return filepath.Join(stateDir, "tasks") }
+
 // Claim makes the state folder of a jail that is no task's, in a plugin's state folder, and returns it with a way to remove it. No plugin
 // takes the jail for a leftover then, and gc not before it has ended. what says in ps what the jail is for.
 func Claim(stateDir, name, what string) (dir string, release func() error, err error) {
-	dir = filepath.Join(stateDir, "tasks", name)
+	dir = filepath.Join(tasksDir(stateDir), name)
 	err = writeState(dir, State{Version: stateVersion, Driver: what, JobID: what, Created: time.Now()})
 	return dir, func() error { return removeState(dir) }, err
 }

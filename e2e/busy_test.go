@@ -16,7 +16,7 @@ func TestBusyRoot(t *testing.T) {
 	job := oneOff(t, newTask("busy", "jail", config))
 	alloc := running(t, job)
 	sitting := exec.Command("/bin/sleep", "3600")
-	sitting.Dir = rootOf(t, alloc)
+	sitting.Dir = held(t, alloc).State.Root
 	if err := sitting.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -32,26 +32,7 @@ func TestBusyRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	sitting.Wait()
-	for ctx := timely(t); rootOf(t, alloc) != ""; time.Sleep(100 * time.Millisecond) {
-		if ctx.Err() != nil {
-			t.Fatal("the task's root is still held")
-		}
-	}
-}
-
-// rootOf is the root of an alloc's only task, "" where the host holds nothing of it.
-func rootOf(t *testing.T, alloc *nomad.Allocation) string {
-	t.Helper()
-	list, err := here.Holdings()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, h := range list {
-		if h.State.AllocID == alloc.ID {
-			return h.State.Root
-		}
-	}
-	return ""
+	waitUntil(t, "the task's root is no longer held", func() (bool, error) { return held(t, alloc).State.Root == "", nil })
 }
 
 func waitEvent(t *testing.T, alloc *nomad.Allocation, task, message string) {

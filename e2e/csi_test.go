@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
-	"time"
 
 	nomad "github.com/hashicorp/nomad/api"
 
@@ -73,19 +72,4 @@ func TestCSIPluginElsewhere(t *testing.T) {
 	task := newTask("bad", "jail", map[string]any{"image": "REGISTRY/web:1.0", "command": "/bin/true"})
 	task.CSIPluginConfig = &nomad.TaskCSIPluginConfig{ID: "../../..", Type: "node", MountDir: "/csi"}
 	expect(t, oneOff(t, task), `csi_plugin: its id must be one name.*leads to /`)
-}
-
-func waitUntil(t *testing.T, what string, happened func() (bool, error)) {
-	t.Helper()
-	for ctx := timely(t); ; {
-		ok, err := happened()
-		if ok {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("waited in vain until %s: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }

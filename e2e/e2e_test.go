@@ -219,3 +219,18 @@ func exitCode(t testing.TB, alloc *nomad.Allocation, task string) *nomad.TaskEve
 	t.Fatalf("task %s has not ended: %s", task, cluster.Describe(alloc.ClientStatus, alloc.TaskStates))
 	return nil
 }
+
+func waitUntil(t *testing.T, what string, happened func() (bool, error)) {
+	t.Helper()
+	for ctx := timely(t); ; {
+		ok, err := happened()
+		if ok {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited in vain until %s: %v", what, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}

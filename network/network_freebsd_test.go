@@ -3,11 +3,9 @@ package network
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -57,20 +55,11 @@ func TestKeptOut(t *testing.T) {
 	wantHeard(t, web, "192.0.2.77", a.Gateway.String(), false) // another's address
 }
 
-// wantHeard tells whether the host hears what the jail says from an address.
-func wantHeard(t testing.TB, jail *cell, from, to string, want bool) {
+// tell has the jail send something by UDP from one of its addresses.
+func (c *cell) tell(t testing.TB, from, to string) {
 	t.Helper()
-	pc, err := net.ListenPacket("udp4", to+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pc.Close()
-	if _, err := jail.start(t).do(agentRequest{Op: "tell", From: from, To: pc.LocalAddr().String()}); err != nil {
+	if _, err := c.start(t).do(agentRequest{Op: "tell", From: from, To: to}); err != nil {
 		t.Error(err)
-	}
-	pc.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
-	if _, _, err := pc.ReadFrom(make([]byte, 10)); (err == nil) != want {
-		t.Errorf("the host hears a jail that speaks as %s: %v, want %v", from, err == nil, want)
 	}
 }
 

@@ -647,3 +647,18 @@ func TestRelease(t *testing.T) {
 		t.Errorf("after a release: %v", err)
 	}
 }
+
+// wantHeard tells whether the host hears what the jail says from an address.
+func wantHeard(t testing.TB, jail *cell, from, to string, want bool) {
+	t.Helper()
+	pc, err := net.ListenPacket("udp4", to+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	jail.tell(t, from, pc.LocalAddr().String())
+	pc.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	if _, _, err := pc.ReadFrom(make([]byte, 10)); (err == nil) != want {
+		t.Errorf("the host hears a jail that speaks as %s: %v, want %v", from, err == nil, want)
+	}
+}
