@@ -55,7 +55,7 @@ func compressionOf(head []byte) string {
 const maxWindow = 32 << 20
 
 func decodeZstd(_ context.Context, r io.Reader) (io.ReadCloser, error) {
-	decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
 		return nil, err
 	}

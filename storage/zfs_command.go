@@ -10,8 +10,8 @@ import (
 	gozfs "github.com/mistifyio/go-zfs/v4"
 )
 
-// This file runs the zfs command itself for what go-zfs has no call for (several properties at once, user properties in lists), for clones, which
-// go-zfs lists after making them: that doubles what a task's start waits for, and for the wording of errors.
+// This file runs the zfs command itself for what go-zfs has no call for (several properties at once, user properties in lists), for what go-zfs
+// lists after changing it: that doubles what a task's start or a pull waits for, and for the wording of errors.
 
 // commandError is a zfs command that failed.
 type commandError struct {
@@ -72,8 +72,8 @@ func set(d Dataset, assignments []string) error {
 }
 
 func mount(d Dataset) error {
-	_, err := (&gozfs.Dataset{Name: string(d)}).Mount(false, nil)
-	if err = plain(err); says(err, "already mounted") {
+	_, err := zfs("mount", string(d))
+	if says(err, "already mounted") {
 		return nil
 	}
 	return err

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	gozfs "github.com/mistifyio/go-zfs/v4"
 )
 
 // Create lets programs in the image run: building one may take that, in a jail.
@@ -43,32 +41,23 @@ func (z *ZFS) Commit(ctx context.Context, tmp, id string, props map[string]strin
 	for key, value := range props {
 		settings = append(settings, assignments(key, value)...)
 	}
-	if err := errors.Join(nameSnapshot(d), set(d, settings), mount(d)); err != nil {
+	if err := errors.Join(ensureSnapshot(d), set(d, settings), mount(d)); err != nil {
 		return fmt.Errorf("image %s: %w", id, err)
 	}
-	_, err := (&gozfs.Dataset{Name: string(d)}).Rename(string(z.image(id)), false, false)
-	if err = plain(err); isExists(err) {
+	_, err := zfs("rename", string(d), string(z.image(id)))
+	if isExists(err) {
 		return fmt.Errorf("image %s: %w", id, ErrExists)
 	}
 	return err
 }
 
-// nameSnapshot makes the one snapshot that an image has, or gives the one that a stream brought its name.
-func nameSnapshot(d Dataset) error {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "snapshot", "-o", "name", string(d))
-	if err != nil {
-		return err
+// ensureSnapshot makes the one snapshot that an image has, unless it was received.
+func ensureSnapshot(d Dataset) error {
+	_, err := zfs("snapshot", d.Snapshot(imageSnapshot))
+	if isExists(err) {
+		return nil
 	}
-	wanted := d.Snapshot(imageSnapshot)
-	switch {
-	case len(lines) == 0:
-		_, err = (&gozfs.Dataset{Name: string(d)}).Snapshot(imageSnapshot, false)
-	case len(lines) > 1:
-		err = fmt.Errorf("%s has %d snapshots; an image is one", d, len(lines))
-	case lines[0][0] != wanted:
-		_, err = (&gozfs.Dataset{Name: lines[0][0]}).Rename(wanted, false, false)
-	}
-	return plain(err)
+	return err
 }
 
 func (z *ZFS) Discard(ctx context.Context, tmp string) error {

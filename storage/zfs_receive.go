@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -37,7 +38,7 @@ func (z *ZFS) Receive(ctx context.Context, tmp, base string, stream io.Reader) e
 	if err != nil {
 		return cmp.Or(ctx.Err(), in.err, err)
 	}
-	if err := receive(ctx, u, append(args, string(d))...); err != nil {
+	if err := receive(ctx, u, z.parent.Pool(), append(args, d.Snapshot(imageSnapshot))...); err != nil {
 		clean, cancel := cleanup(ctx)
 		defer cancel()
 		return errors.Join(cmp.Or(ctx.Err(), in.err, err), z.Discard(clean, tmp))
@@ -60,7 +61,7 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 // receive feeds a stream to a zfs receive. The end of its pipe makes an abandoned one remove what it has received; a signal would not, everywhere.
-func receive(ctx context.Context, u *unpacker, args ...string) error {
+func receive(ctx context.Context, u *unpacker, pool string, args ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -77,7 +78,9 @@ func receive(ctx context.Context, u *unpacker, args ...string) error {
 	}
 	stop := context.AfterFunc(ctx, func() { w.Close() })
 	defer stop()
-	copied := u.copyTo(w)
+	syncing := &syncingWriter{Writer: w, pool: pool}
+	defer syncing.wait()
+	copied := u.copyTo(syncing)
 	w.Close()
 	if copied != nil {
 		kill := time.AfterFunc(cleanupTime, func() { cmd.Process.Kill() })
@@ -87,4 +90,33 @@ func receive(ctx context.Context, u *unpacker, args ...string) error {
 		return newCommandError(strings.Join(cmd.Args, " "), stderr.String(), err)
 	}
 	return copied
+}
+
+// syncEvery is how many bytes of a stream wait in memory for the disk: enough for a transaction group worth its while.
+const syncEvery = 64 << 20
+
+// syncingWriter has the pool write to its disks while more comes. Left alone, ZFS keeps what it receives for the seconds of a transaction
+// group (zfs(4), zfs_txg_timeout), and the end of a receive waits for all of it.
+type syncingWriter struct {
+	io.Writer
+	pool    string
+	waiting int // bytes since the last sync began
+	running sync.Mutex
+}
+
+func (s *syncingWriter) Write(p []byte) (int, error) {
+	n, err := s.Writer.Write(p)
+	if s.waiting += n; s.waiting >= syncEvery && s.running.TryLock() {
+		s.waiting = 0
+		go func() {
+			defer s.running.Unlock()
+			exec.Command("zpool", "sync", s.pool).Run() // what keeps a pool from it fails the receive too
+		}()
+	}
+	return n, err
+}
+
+func (s *syncingWriter) wait() {
+	s.running.Lock()
+	s.running.Unlock()
 }

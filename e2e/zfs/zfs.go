@@ -147,8 +147,10 @@ func rename(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := restoreMount(from, false); err != nil {
-		return err
+	if was {
+		if err := locked("unmount", from); err != nil {
+			return err
+		}
 	}
 	if err := patient(command...); err != nil {
 		restoreMount(from, was)

@@ -10,6 +10,7 @@ var zpoolCommands = map[string]func([]string) error{
 	"destroy": zpoolDestroy,
 	"get":     zpoolGet,
 	"list":    zpoolList,
+	"sync":    zpoolSync,
 }
 
 // zpoolLacking are today's pool properties with the value that a pool of zfs-fuse has for them.
@@ -31,6 +32,21 @@ func zpoolDestroy(args []string) error {
 	}
 	defer unlock()
 	return patient(append([]string{"destroy"}, args...)...)
+}
+
+// zpoolSync takes back a property that the pool does not have: that ends a transaction group, as every change does.
+func zpoolSync(args []string) error {
+	path, err := next("zfs")
+	if err != nil {
+		return err
+	}
+	real = path
+	for _, pool := range parse(args, "").rest {
+		if err := change("inherit", "dialect:sync", pool); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func zpoolList(args []string) error {
