@@ -1,13 +1,12 @@
 package image
 
 import (
-	"errors"
 	"io"
 	"sync"
 )
 
-// ahead reads in a goroutine of its own, so that the network and the hash do not wait for the decompressor and the disk, nor
-// these for them. It holds at most aheadBuffers times aheadSize bytes.
+// ahead reads in a goroutine of its own, so that the network and the hash, the decompressor and the disk do not wait for each
+// other. It holds at most aheadBuffers times aheadSize bytes.
 type ahead struct {
 	full  chan chunk
 	empty chan []byte
@@ -43,13 +42,20 @@ func (a *ahead) fill(r io.Reader) {
 	for {
 		var buffer []byte
 		select {
-		case buffer = <-a.empty:
 		case <-a.stop:
 			return
+		case buffer = <-a.empty:
 		}
-		n, err := io.ReadAtLeast(r, buffer, aheadSize/2)
-		if errors.Is(err, io.ErrUnexpectedEOF) && n > 0 {
-			err = nil // the reader repeats its end
+		select { // chosen at random above
+		case <-a.stop:
+			return
+		default:
+		}
+		n, err := 0, error(nil)
+		for n < aheadSize/2 && err == nil {
+			var more int
+			more, err = r.Read(buffer[n:])
+			n += more
 		}
 		a.full <- chunk{buffer[:n], err}
 		if err != nil {
@@ -87,7 +93,7 @@ func (a *ahead) next() bool {
 	return true
 }
 
-// Close returns when the goroutine has ended; the reader below must have been made to return.
+// Close returns when the goroutine has ended, after the reader below has returned.
 func (a *ahead) Close() error {
 	a.once.Do(func() { close(a.stop) })
 	for range a.full {

@@ -48,7 +48,7 @@ func makeLargeTree(b *testing.B, size int) string {
 	return dir
 }
 
-// BenchmarkPull compares, in turns, a pull by a process of its own with the floor, `zstd -dc FILE | zfs receive` from the local
+// BenchmarkPull compares, in turns, a pull by a running process of its own with the floor, `zstd -dc FILE | zfs receive` from the local
 // disk, and with the three passes of a download to a file, a hash of it, and zstd and receive from it: once from a registry
 // that is as fast as this machine, and once from one behind a network of a gigabit a second.
 func BenchmarkPull(b *testing.B) {
@@ -68,7 +68,8 @@ func benchmarkPull(b *testing.B, dir string, m Manifest, pace fault) {
 	for b.Loop() {
 		floor = append(floor, timed(b, func() { receiveFile(b, h, file) }))
 		destroyReceived(b, h)
-		pulled = append(pulled, timed(b, func() { growth = append(growth, pullApart(b, h, r.url+"/web:1")) }))
+		took, bytes := pullApart(b, h, r.url+"/web:1")
+		pulled, growth = append(pulled, took), append(growth, bytes)
 		img, err := h.Find(b.Context(), "web:1")
 		if err != nil {
 			b.Fatal(err)
@@ -140,17 +141,16 @@ func shell(b *testing.B, line string) {
 	}
 }
 
-// pullApart pulls in another process and returns by how many bytes its memory grew.
-func pullApart(b *testing.B, h *host, ref string) int {
+// pullApart pulls in another process, and returns how long that took and by how many bytes the process's memory grew.
+func pullApart(b *testing.B, h *host, ref string) (took time.Duration, growth int) {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), pullerVariable+"="+strings.Join([]string{h.kind, h.dataset, h.dir, ref, "memory"}, " "))
+	cmd.Env = append(os.Environ(), pullerVariable+"="+strings.Join([]string{h.kind, h.dataset, h.dir, ref, "measured"}, " "))
 	out, err := cmd.CombinedOutput()
-	n, numErr := strconv.Atoi(string(out))
-	if err != nil || numErr != nil {
+	if _, scanErr := fmt.Sscan(string(out), &growth, &took); err != nil || scanErr != nil {
 		b.Fatalf("another process: %s, %v", out, err)
 	}
-	return n
+	return took, growth
 }
 
 // threePasses is what pot import does, with other programs: fetch(1), which does not wait for the disk, skein1024 of the file, and xzcat of it

@@ -264,14 +264,16 @@ func puller() int {
 		fmt.Println(err)
 		return 1
 	}
-	before := maxMemory()
+	h.Find(context.Background(), words[3]) // a plugin that runs knows what it has
+	before, began := maxMemory(), time.Now()
 	img, err := h.Ensure(context.Background(), ref, EnsureOptions{})
+	took := time.Since(began)
 	switch {
 	case err != nil:
 		fmt.Println(err)
 		return 1
 	case len(words) > 4:
-		fmt.Print(maxMemory() - before)
+		fmt.Print(maxMemory()-before, int64(took))
 	default:
 		fmt.Print(img.ID)
 	}

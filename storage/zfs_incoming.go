@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -37,27 +38,37 @@ func (z *ZFS) Commit(ctx context.Context, tmp, id string, props map[string]strin
 		return err
 	}
 	d := z.temporary(tmp)
-	settings := []string{"readonly=on", "setuid=off", "exec=off", propID + "=" + id}
+	settings, err := seal(d)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", id, err)
+	}
+	settings = append(settings, propID+"="+id)
 	for key, value := range props {
 		settings = append(settings, assignments(key, value)...)
 	}
-	if err := errors.Join(ensureSnapshot(d), set(d, settings), mount(d)); err != nil {
+	if err := errors.Join(set(d, settings), mount(d)); err != nil {
 		return fmt.Errorf("image %s: %w", id, err)
 	}
-	_, err := zfs("rename", string(d), string(z.image(id)))
+	_, err = zfs("rename", string(d), string(z.image(id)))
 	if isExists(err) {
 		return fmt.Errorf("image %s: %w", id, ErrExists)
 	}
 	return err
 }
 
-// ensureSnapshot makes the one snapshot that an image has, unless it was received.
-func ensureSnapshot(d Dataset) error {
-	_, err := zfs("snapshot", d.Snapshot(imageSnapshot))
-	if isExists(err) {
-		return nil
+// seal makes the one snapshot that an image has, unless it was received with it, and returns what Create let it do and an image may not.
+func seal(d Dataset) (settings []string, err error) {
+	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem,snapshot", "-o", "name,exec", string(d))
+	if err != nil {
+		return nil, err
 	}
-	return err
+	if !slices.ContainsFunc(lines, func(l []string) bool { return l[0] == d.Snapshot(imageSnapshot) }) {
+		_, err = zfs("snapshot", d.Snapshot(imageSnapshot))
+	}
+	if lines[0][1] == "on" {
+		settings = []string{"setuid=off", "exec=off"}
+	}
+	return settings, err
 }
 
 func (z *ZFS) Discard(ctx context.Context, tmp string) error {

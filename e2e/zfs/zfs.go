@@ -164,16 +164,17 @@ func mounted(dataset string) (bool, error) {
 	return len(lines) == 1 && lines[0] == "yes", err
 }
 
-// restoreMount mounts or unmounts a dataset that is not as it should be.
+// restoreMount mounts or unmounts a dataset that may be so already.
 func restoreMount(dataset string, should bool) error {
-	is, err := mounted(dataset)
-	if err != nil || is == should {
-		return err
-	}
+	command, already := "unmount", "not currently mounted"
 	if should {
-		return locked("mount", dataset)
+		command, already = "mount", "already mounted"
 	}
-	return locked("unmount", dataset)
+	err := locked(command, dataset)
+	if err != nil && strings.Contains(err.Error(), already) {
+		return nil
+	}
+	return err
 }
 
 // receive runs without the lock: a stream takes as long as its sender likes.

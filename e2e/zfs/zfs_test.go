@@ -122,6 +122,17 @@ func TestDialect(t *testing.T) {
 	if got := zfs(t, "get", "-Hp", "-o", "value", "mounted", parent+"/s"); got != "no" {
 		t.Error("rename mounted")
 	}
+
+	name, _, _ := strings.Cut(parent, "/")
+	if out, err := exec.Command("zpool", "sync", name).CombinedOutput(); err != nil {
+		t.Errorf("zpool sync: %v: %s", err, out)
+	}
+	if out, err := exec.Command("zpool", "sync", "none-such").CombinedOutput(); err == nil {
+		t.Errorf("zpool sync of no pool: %s", out)
+	}
+	if got := zfs(t, "get", "-H", "-s", "local", "-o", "property", "all", name); strings.Contains(got, "sync") {
+		t.Errorf("zpool sync left %q", got)
+	}
 }
 
 // TestManyAtOnce does what hangs a bare zfs-fuse.
