@@ -158,7 +158,7 @@ func TestNoPropertyIsReceived(t *testing.T) {
 				t.Errorf("%s came with send %s:\n%s", name, flag, got)
 			}
 		}
-		if held := run(t, "zfs", "holds", "-H", z.temporary("t").Snapshot("a")); len(held) > 0 {
+		if held := run(t, "zfs", "holds", "-H", z.temporary("t").Snapshot(imageSnapshot)); len(held) > 0 {
 			t.Errorf("holds came with send %s: %s", flag, held)
 		}
 		if err := z.Commit(t.Context(), "t", "i", nil); err != nil {
