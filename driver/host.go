@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -152,19 +153,23 @@ type removeStep struct {
 
 // removeSteps take away what startSteps made, in reverse, after the processes. The jail goes after its interface: FreeBSD 12 can
 // panic when an epair is destroyed under a jail that is just going.
-var removeSteps = append([]removeStep{
+var removeSteps = slices.Concat([]removeStep{
 	{"processes", func(h *Host, _ context.Context, name string) error { return jail.Kill(h.taskDir(name)) }},
 	{"health", func(h *Host, _ context.Context, name string) error { h.Health.Deregister(name); return nil }},
-	{"network", func(h *Host, ctx context.Context, name string) error { return h.Network.Detach(ctx, name) }},
+	removeNetwork,
 	{"jail", func(_ *Host, _ context.Context, name string) error { return jail.Remove(name) }},
 	{"limits", func(_ *Host, _ context.Context, name string) error { return rctl.Remove(name) }},
-}, removeFiles...)
+}, removeFiles)
 
-// removeFiles are all steps for a start that made no jail: one of that name is somebody else's, with all that belongs to a jail.
-var removeFiles = []removeStep{
-	{"storage", (*Host).removeStorage},
-	{"state", func(h *Host, _ context.Context, name string) error { return removeState(h.taskDir(name)) }},
-}
+// removeReserved and removeFiles are all steps for a start that made no jail.
+var (
+	removeReserved = append([]removeStep{removeNetwork}, removeFiles...)
+	removeNetwork  = removeStep{"network", func(h *Host, ctx context.Context, name string) error { return h.Network.Detach(ctx, name) }}
+	removeFiles    = []removeStep{
+		{"storage", (*Host).removeStorage},
+		{"state", func(h *Host, _ context.Context, name string) error { return removeState(h.taskDir(name)) }},
+	}
+)
 
 // Remove takes away everything that bears name. It can be called for any part of a start, any number of times; the state
 // folder, which says whose the name is, goes last.

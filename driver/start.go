@@ -59,10 +59,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		}
 	}
 	if err := s.run(d.ctx); err != nil {
-		steps := removeSteps
-		if s.cell.Name == "" {
-			steps = removeFiles
-		}
+		steps := s.undoSteps()
 		if undo := d.host.remove(context.WithoutCancel(d.ctx), p.name, steps); undo != nil {
 			d.logger.Error("a failed start could not be undone; trying again in the background", "task", p.name, "error", undo)
 			go d.removeLater(cfg, p.name, steps)
@@ -89,8 +86,21 @@ type start struct {
 	root     string
 	foreseen bool // spec is resolved
 	spec     jail.Spec
+	reserved bool // the network holds something for the task
+	at       network.Attachment
 	cell     jail.Cell
 	status   jail.Status
+}
+
+// undoSteps spare a jail of this name that the start did not make: it is somebody else's, with all that belongs to a jail.
+func (s *start) undoSteps() []removeStep {
+	switch {
+	case s.cell.Name != "":
+		return removeSteps
+	case s.reserved:
+		return removeReserved
+	}
+	return removeFiles
 }
 
 // startSteps are the steps of a start in order. What each makes bears the task's name, so that Host.Remove undoes any
@@ -175,14 +185,34 @@ func (s *start) foresee() error {
 	return err
 }
 
+// clone makes the root. That waits for the disk, and meanwhile the task's ports are opened.
 func (s *start) clone(ctx context.Context) error {
+	reserved := make(chan error, 1)
+	go func() { reserved <- s.reserve(ctx) }()
 	root, err := s.host.Storage.Clone(ctx, s.image.ID, s.name, storage.CloneOptions{TaskID: s.cfg.ID})
 	if err != nil {
-		return fmt.Errorf("clone of image %s: %w", s.ref, err)
+		err = fmt.Errorf("clone of image %s: %w", s.ref, err)
 	}
 	s.root = root
 	s.state.Root = root
+	return errors.Join(err, <-reserved)
+}
+
+func (s *start) reserve(ctx context.Context) error {
+	if !s.ownNetwork() {
+		return nil
+	}
+	at, err := s.host.Network.Reserve(ctx, s.request())
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	s.at, s.reserved = at, true
+	s.state.Address = at.IPv4.String()
 	return nil
+}
+
+func (s *start) request() network.Request {
+	return network.Request{Name: s.name, TaskID: s.cfg.ID, Ports: s.ports}
 }
 
 // copyFiles comes before the mounts, so that a copy ends up in the clone and nowhere else.
@@ -313,20 +343,17 @@ func (s *start) createJail(context.Context) error {
 }
 
 func (s *start) attach(ctx context.Context) error {
-	var at network.Attachment
-	if s.ownNetwork() {
-		cell := s.cell.NetNS
+	if s.reserved {
+		req := s.request()
+		req.Cell = s.cell.NetNS
 		if s.cell.JID > 0 {
-			cell = strconv.Itoa(s.cell.JID)
+			req.Cell = strconv.Itoa(s.cell.JID)
 		}
-		var err error
-		at, err = s.host.Network.Attach(ctx, network.Request{Name: s.name, TaskID: s.cfg.ID, Cell: cell, Ports: s.ports})
-		if err != nil {
+		if err := s.host.Network.Attach(ctx, req, s.at); err != nil {
 			return fmt.Errorf("network: %w", err)
 		}
-		s.state.Address = at.IPv4.String()
 	}
-	if err := s.writeNames(at); err != nil {
+	if err := s.writeNames(s.at); err != nil {
 		return err
 	}
 	return writeState(s.dir, s.state)

@@ -53,7 +53,7 @@ type PortMap struct {
 type Request struct {
 	Name   string // "nj" and 12 hex digits
 	TaskID string // Nomad's, for people who look at the interface
-	Cell   string // Linux: path of the network namespace; FreeBSD: jid in decimal
+	Cell   string // for Attach. Linux: path of the network namespace; FreeBSD: jid in decimal
 	// Within names an attached task, or what was attached for a group of
 	// tasks, whose network stack this task shares. It gets no interface and
 	// no address of its own, and Cell is ignored; its ports come and go with it.
@@ -118,10 +118,10 @@ func (n *Network) Prepare(ctx context.Context) error {
 // the way out; nil when nothing does. It may be called before Prepare.
 func (n *Network) Check(ctx context.Context) error { return n.checkHost(ctx) }
 
-// Attach gives the cell an address, an interface with routes, and its ports.
-// What fails leaves nothing behind. A name that holds something already is
-// refused: Detach it first.
-func (n *Network) Attach(ctx context.Context, req Request) (Attachment, error) {
+// Reserve gives the name an address and leads its ports there, for a cell that
+// may yet have to be made. What fails leaves nothing behind. A name that holds
+// something already is refused: Detach it first.
+func (n *Network) Reserve(ctx context.Context, req Request) (Attachment, error) {
 	if err := n.valid(req); err != nil {
 		return Attachment{}, err
 	}
@@ -129,29 +129,32 @@ func (n *Network) Attach(ctx context.Context, req Request) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, err
 	}
-	if err := n.attach(ctx, req, a); err != nil {
+	if err := n.publish(ctx, req, a); err != nil {
 		return Attachment{}, errors.Join(err, n.Detach(context.WithoutCancel(ctx), req.Name))
 	}
 	return a, nil
 }
 
-func (n *Network) attach(ctx context.Context, req Request, a Attachment) error {
-	for _, p := range req.Ports {
-		if err := n.unused(p); err != nil {
-			return err
-		}
+// Attach gives the cell the interface of what was reserved for the request,
+// with addresses and routes. Where it fails, Detach takes away what is there.
+func (n *Network) Attach(ctx context.Context, req Request, a Attachment) error {
+	if req.Within != "" {
+		return nil
 	}
-	if req.Within == "" {
-		if err := n.connect(ctx, req, a); err != nil {
-			return fmt.Errorf("interface %s: %w", a.Interface, err)
-		}
+	if err := n.connect(ctx, req, a); err != nil {
+		return fmt.Errorf("interface %s: %w", a.Interface, err)
 	}
-	return n.publish(ctx, req, a)
+	return nil
 }
 
 func (n *Network) publish(ctx context.Context, req Request, a Attachment) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	for _, p := range req.Ports {
+		if err := n.unused(p); err != nil {
+			return err
+		}
 	}
 	if err := n.addRules(ctx, req.Name, a, redirects(a, req.Ports)); err != nil {
 		return fmt.Errorf("ports of task %s: %w", req.Name, err)

@@ -3,6 +3,7 @@ package network
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -151,11 +152,22 @@ func attach(t testing.TB, n *Network, i int, ports ...PortMap) (*cell, Attachmen
 	c := newCell(t)
 	req := request(i, ports...)
 	req.Cell = c.id
-	a, err := n.Attach(context.Background(), req)
+	a, err := reserveAndAttach(context.Background(), n, req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c, a
+}
+
+func reserveAndAttach(ctx context.Context, n *Network, req Request) (Attachment, error) {
+	a, err := n.Reserve(ctx, req)
+	if err != nil {
+		return a, err
+	}
+	if err := n.Attach(ctx, req, a); err != nil {
+		return a, errors.Join(err, n.Detach(context.WithoutCancel(ctx), req.Name))
+	}
+	return a, nil
 }
 
 func detach(t testing.TB, n *Network, i int) {
@@ -381,7 +393,7 @@ func TestHalf(t *testing.T) {
 		if names, err := n.List(ctx); err != nil || len(names) != 1 {
 			t.Errorf("after step %d: List %v, %v", steps, names, err)
 		}
-		_, err = n.Attach(ctx, req)
+		_, err = reserveAndAttach(ctx, n, req)
 		wantError(t, err, "task "+req.Name+" is already attached: detach it first")
 		detach(t, n, steps)
 		c.remove(t)
@@ -443,7 +455,7 @@ func TestFailedAttach(t *testing.T) {
 	} {
 		req := request(2, c.port)
 		req.Cell = c.cell
-		_, err := n.Attach(context.Background(), req)
+		_, err := reserveAndAttach(context.Background(), n, req)
 		wantError(t, err, c.want)
 		wantSame(t, c.want, before, listing(t, n))
 	}
@@ -451,7 +463,7 @@ func TestFailedAttach(t *testing.T) {
 	stop()
 	req := request(2)
 	req.Cell = newCell(t).id
-	if _, err := n.Attach(stopped, req); err == nil {
+	if _, err := reserveAndAttach(stopped, n, req); err == nil {
 		t.Error("Attach with a cancelled context")
 	}
 	wantSame(t, "cancelled", before, listing(t, n))
@@ -468,7 +480,7 @@ func TestShared(t *testing.T) {
 	members := []*cell{pod.member(t), pod.member(t)}
 	for i, c := range members {
 		req := Request{Name: taskN(2 + i), TaskID: "alloc/task", Within: taskN(1), Ports: []PortMap{port("tcp", "", uint16(8080+i), uint16(80+i))}}
-		got, err := n.Attach(ctx, req)
+		got, err := reserveAndAttach(ctx, n, req)
 		if err != nil || got != a {
 			t.Fatalf("%+v, %v; want %+v", got, err, a)
 		}
@@ -497,12 +509,12 @@ func TestShared(t *testing.T) {
 	detach(t, n, 3)
 	wantSame(t, "members", before, listing(t, n))
 
-	_, err := n.Attach(ctx, Request{Name: taskN(4), Within: taskN(9)})
+	_, err := reserveAndAttach(ctx, n, Request{Name: taskN(4), Within: taskN(9)})
 	wantError(t, err, "task nj000000000004 cannot share the network of nj000000000009, which has none of its own")
-	if _, err := n.Attach(ctx, Request{Name: taskN(4), Within: taskN(1)}); err != nil {
+	if _, err := reserveAndAttach(ctx, n, Request{Name: taskN(4), Within: taskN(1)}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = n.Attach(ctx, Request{Name: taskN(5), Within: taskN(4)})
+	_, err = reserveAndAttach(ctx, n, Request{Name: taskN(5), Within: taskN(4)})
 	wantError(t, err, "task nj000000000005 cannot share the network of nj000000000004, which has none of its own")
 	detach(t, n, 1)
 	if _, up, err := n.Find(taskN(4)); up || err != nil {
@@ -572,7 +584,7 @@ func TestAttachAtOnce(t *testing.T) {
 		wg.Go(func() {
 			req := request(i, port("tcp", "", uint16(8000+i), 80))
 			req.Cell = cells[i].id
-			if _, err := n.Attach(context.Background(), req); err != nil {
+			if _, err := reserveAndAttach(context.Background(), n, req); err != nil {
 				t.Error(err)
 			}
 		})
@@ -608,7 +620,7 @@ func BenchmarkAttachDetach(b *testing.B) {
 		req := request(1, port("tcp", "", 8080, 80))
 		req.Cell = c.id
 		start := time.Now()
-		if _, err := n.Attach(ctx, req); err != nil {
+		if _, err := reserveAndAttach(ctx, n, req); err != nil {
 			b.Fatal(err)
 		}
 		middle := time.Now()
@@ -628,7 +640,7 @@ func TestRelease(t *testing.T) {
 	ctx := context.Background()
 	req := request(1, port("tcp", "", 8080, 80))
 	req.Cell = newCell(t).id
-	if _, err := n.Attach(ctx, req); err != nil {
+	if _, err := reserveAndAttach(ctx, n, req); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, n.Release(ctx), "the network is in use by "+req.Name+": stop these tasks first")
