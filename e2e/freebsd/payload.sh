@@ -22,9 +22,9 @@ $GO build -tags faults -ldflags "-s -w" -o "$to/nomad-driver-jail-faulty" .
 root=$PWD
 $GO list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | while read -r dir; do
 	[ -n "$dir" ] || continue
-	package=${dir#"$root"/}
-	name=$(echo "$package" | tr / -)
-	$GO test -c -ldflags "-s -w" -o "$to/$name.test" "./$package"
+	package=${dir#"$root"}
+	name=nomad-driver-jail$(echo "$package" | tr / -)
+	$GO test -c -ldflags "-s -w" -o "$to/$name.test" ".$package"
 	mkdir -p "$to/work/$name"
 	if [ -d "$dir/testdata" ]; then
 		cp -R "$dir/testdata" "$to/work/$name/"
