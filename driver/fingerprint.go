@@ -3,7 +3,6 @@ package driver
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -98,8 +97,7 @@ type Part struct {
 
 // Parts examines the host. The fingerprint and the doctor command say the same because both ask here.
 func (h *Host) Parts(ctx context.Context) []Part {
-	var failed partError
-	errors.As(h.Prepare(ctx), &failed) // first: the others look at what it makes
+	failed := h.prepare(ctx) // first: the others look at what it makes
 	parts := []Part{
 		kernelPart(),
 		h.storagePart(ctx),
@@ -108,8 +106,14 @@ func (h *Host) Parts(ctx context.Context) []Part {
 		{Name: "shim"},
 	}
 	for i := range parts {
-		if parts[i].Name == failed.part && parts[i].Err == nil {
-			parts[i].Err = failed.error
+		p := &parts[i]
+		for _, f := range failed {
+			if f.part == p.Name && p.Err == nil {
+				p.Err = f.error
+			}
+		}
+		if p.Err != nil {
+			p.Facts = nil // they are those of a part that is there
 		}
 	}
 	return parts

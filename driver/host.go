@@ -108,24 +108,10 @@ func networkConfig(c Config) network.Config {
 // Prepare makes what every task needs and none owns: the store's parents, the bridge, the shim. It does so once; a
 // failure is tried again at the next call.
 func (h *Host) Prepare(ctx context.Context) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.prepared {
-		return nil
+	if failed := h.prepare(ctx); len(failed) > 0 {
+		return failed[0]
 	}
-	if h.Storage == nil {
-		return errNoStore
-	}
-	for _, part := range []struct {
-		name    string
-		prepare func(context.Context) error
-	}{{"shim", h.installShim}, {"storage", h.Storage.Prepare}, {"network", h.Network.Prepare}} {
-		if err := part.prepare(ctx); err != nil {
-			return partError{part.name, err}
-		}
-	}
-	h.prepared = true
-	return h.Config.save()
+	return nil
 }
 
 // partError is why one of Parts could not be prepared.
@@ -135,6 +121,38 @@ type partError struct {
 }
 
 func (e partError) Unwrap() error { return e.error }
+
+// prepare goes on after a part that fails.
+func (h *Host) prepare(ctx context.Context) (failed []partError) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.prepared {
+		return nil
+	}
+	for _, part := range []struct {
+		name    string
+		prepare func(context.Context) error
+	}{{"shim", h.installShim}, {"storage", h.prepareStorage}, {"network", h.Network.Prepare}} {
+		if err := part.prepare(ctx); err != nil {
+			failed = append(failed, partError{part.name, err})
+		}
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	if err := h.Config.save(); err != nil {
+		return []partError{{"storage", err}}
+	}
+	h.prepared = true
+	return nil
+}
+
+func (h *Host) prepareStorage(ctx context.Context) error {
+	if h.Storage == nil {
+		return errNoStore
+	}
+	return h.Storage.Prepare(ctx)
+}
 
 func (h *Host) installShim(context.Context) (err error) {
 	h.shim, err = launch.Install(h.Config.StateDir)

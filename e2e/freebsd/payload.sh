@@ -10,14 +10,14 @@ build() { # PROGRAM PACKAGE
 }
 
 rm -rf "$to"
-mkdir -p "$to"
+mkdir -p "$to/bin"
 build "jail/launch/bin/shim_freebsd_$GOARCH" ./jail/shim
-build "$to/nomad-driver-jail" .
-build "$to/httpd" ./examples/httpd
-build "$to/csi-folders" ./examples/csi-folders
-(cd e2e/agents/nomad && build "$to/nomad" github.com/hashicorp/nomad)
-(cd e2e/agents/consul && build "$to/consul" github.com/hashicorp/consul)
-$GO build -tags faults -ldflags "-s -w" -o "$to/nomad-driver-jail-faulty" .
+build "$to/bin/nomad-driver-jail" .
+build "$to/bin/httpd" ./examples/httpd
+build "$to/bin/csi-folders" ./examples/csi-folders
+(cd e2e/agents/nomad && build "$to/bin/nomad" github.com/hashicorp/nomad)
+(cd e2e/agents/consul && build "$to/bin/consul" github.com/hashicorp/consul)
+$GO build -tags faults -ldflags "-s -w" -o "$to/bin/nomad-driver-jail-faulty" .
 
 root=$PWD
 $GO list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | while read -r dir; do
