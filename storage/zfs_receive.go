@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -100,23 +99,38 @@ const syncEvery = 64 << 20
 type syncingWriter struct {
 	io.Writer
 	pool    string
-	waiting int // bytes since the last sync began
-	running sync.Mutex
+	waiting int           // bytes since the last sync began
+	synced  chan struct{} // closed when it has ended; nil before the first
 }
 
 func (s *syncingWriter) Write(p []byte) (int, error) {
 	n, err := s.Writer.Write(p)
-	if s.waiting += n; s.waiting >= syncEvery && s.running.TryLock() {
+	if s.waiting += n; s.waiting >= syncEvery && !s.running() {
 		s.waiting = 0
+		synced := make(chan struct{})
+		s.synced = synced
 		go func() {
-			defer s.running.Unlock()
+			defer close(synced)
 			exec.Command("zpool", "sync", s.pool).Run() // what keeps a pool from it fails the receive too
 		}()
 	}
 	return n, err
 }
 
+func (s *syncingWriter) running() bool {
+	if s.synced == nil {
+		return false
+	}
+	select {
+	case <-s.synced:
+		return false
+	default:
+		return true
+	}
+}
+
 func (s *syncingWriter) wait() {
-	s.running.Lock()
-	s.running.Unlock()
+	if s.synced != nil {
+		<-s.synced
+	}
 }
