@@ -19,7 +19,7 @@ type Holding struct {
 	State   State // zero where the state folder is gone or was never written
 	Status  jail.Status
 	Running bool
-	Parts   []string // "state", "dataset", "jail", "network", "limits"
+	Parts   []string // "dataset", "jail", "network", "limits", "state"
 }
 
 // Holdings lists every name of ours on the host and what bears it. It asks the host, not the plugin: it is the same
@@ -35,15 +35,14 @@ func (h *Host) Holdings(ctx context.Context) ([]Holding, error) {
 		}
 		return err
 	}
-	names, err := h.stateNames()
-	err = note("state", names, err)
+	var err error
 	if h.Storage != nil {
 		tasks, e := h.Storage.Tasks(ctx)
 		var names []string
 		for _, t := range tasks {
 			names = append(names, t.Name)
 		}
-		err = errors.Join(err, note("dataset", names, e))
+		err = note("dataset", names, e)
 	}
 	names, e := jail.List()
 	err = errors.Join(err, note("jail", names, e))
@@ -51,6 +50,9 @@ func (h *Host) Holdings(ctx context.Context) ([]Holding, error) {
 	err = errors.Join(err, note("network", names, e))
 	names, e = rctl.List()
 	err = errors.Join(err, note("limits", names, e))
+	// Last: the state folder of a start is made first, so what was found before without one is nobody's.
+	names, e = h.stateNames()
+	err = errors.Join(err, note("state", names, e))
 
 	var list []Holding
 	for _, name := range sortedKeys(found) {
