@@ -108,8 +108,8 @@ func (h *Host) Parts(ctx context.Context) []Part {
 	for i := range parts {
 		p := &parts[i]
 		for _, f := range failed {
-			if f.part == p.Name && p.Err == nil {
-				p.Err = f.error
+			if f.Name == p.Name && p.Err == nil {
+				p.Err = f.Err
 			}
 		}
 		if p.Err != nil {

@@ -109,21 +109,13 @@ func networkConfig(c Config) network.Config {
 // failure is tried again at the next call.
 func (h *Host) Prepare(ctx context.Context) error {
 	if failed := h.prepare(ctx); len(failed) > 0 {
-		return failed[0]
+		return failed[0].Err
 	}
 	return nil
 }
 
-// partError is why one of Parts could not be prepared.
-type partError struct {
-	part string
-	error
-}
-
-func (e partError) Unwrap() error { return e.error }
-
-// prepare goes on after a part that fails.
-func (h *Host) prepare(ctx context.Context) (failed []partError) {
+// prepare goes on after a part that fails, and returns those that did.
+func (h *Host) prepare(ctx context.Context) (failed []Part) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.prepared {
@@ -134,16 +126,16 @@ func (h *Host) prepare(ctx context.Context) (failed []partError) {
 		prepare func(context.Context) error
 	}{{"shim", h.installShim}, {"storage", h.prepareStorage}, {"network", h.Network.Prepare}} {
 		if err := part.prepare(ctx); err != nil {
-			failed = append(failed, partError{part.name, err})
+			failed = append(failed, Part{Name: part.name, Err: err})
 		}
 	}
 	if len(failed) > 0 {
 		return failed
 	}
-	if err := h.Config.save(); err != nil {
-		return []partError{{"storage", err}}
-	}
 	h.prepared = true
+	if err := h.Config.save(); err != nil {
+		return []Part{{Name: "configuration", Err: err}}
+	}
 	return nil
 }
 

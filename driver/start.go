@@ -86,8 +86,7 @@ type start struct {
 	root     string
 	foreseen bool // spec is resolved
 	spec     jail.Spec
-	reserved bool // the network holds something for the task
-	at       network.Attachment
+	at       network.Attachment // zero unless reserved
 	cell     jail.Cell
 	status   jail.Status
 }
@@ -97,7 +96,7 @@ func (s *start) undoSteps() []removeStep {
 	switch {
 	case s.cell.Name != "":
 		return removeSteps
-	case s.reserved:
+	case s.reserved():
 		return removeReserved
 	}
 	return removeFiles
@@ -206,10 +205,12 @@ func (s *start) reserve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
-	s.at, s.reserved = at, true
+	s.at = at
 	s.state.Address = at.IPv4.String()
 	return nil
 }
+
+func (s *start) reserved() bool { return s.at.IPv4.IsValid() }
 
 func (s *start) request() network.Request {
 	return network.Request{Name: s.name, TaskID: s.cfg.ID, Ports: s.ports}
@@ -343,7 +344,7 @@ func (s *start) createJail(context.Context) error {
 }
 
 func (s *start) attach(ctx context.Context) error {
-	if s.reserved {
+	if s.reserved() {
 		req := s.request()
 		req.Cell = s.cell.NetNS
 		if s.cell.JID > 0 {

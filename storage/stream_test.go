@@ -207,3 +207,18 @@ func TestHostileProperties(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 }
+
+// TestSnapshotOfOthers has somebody's automatic snapshots come between an image's making and its commit.
+func TestSnapshotOfOthers(t *testing.T) {
+	z := newZFS(t)
+	if _, err := z.Create(t.Context(), "t", ""); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "zfs", "snapshot", z.temporary("t").Snapshot("auto"))
+	if err := z.Commit(t.Context(), "t", "i", nil); err == nil || !strings.Contains(err.Error(), "automatic snapshots") {
+		t.Errorf("commit: %v", err)
+	}
+	if err := z.Discard(t.Context(), "t"); err != nil {
+		t.Error(err)
+	}
+}

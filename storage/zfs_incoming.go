@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -62,8 +61,11 @@ func seal(d Dataset) (settings []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(lines, func(l []string) bool { return l[0] == d.Snapshot(imageSnapshot) }) {
+	switch snapshots := lines[1:]; {
+	case len(snapshots) == 0:
 		_, err = zfs("snapshot", d.Snapshot(imageSnapshot))
+	case len(snapshots) > 1 || snapshots[0][0] != d.Snapshot(imageSnapshot):
+		err = fmt.Errorf("%s has other snapshots than an image's one; leave it out of automatic snapshots and try again", d)
 	}
 	if lines[0][1] == "on" {
 		settings = []string{"setuid=off", "exec=off"}
