@@ -1,5 +1,5 @@
-// Package pool gives tests and the demo a ZFS pool to throw away: below the dataset that the variable POOL names, else on a file where the
-// machine has ZFS, else from a zfs-fuse daemon of its own, behind the program in e2e/zfs that makes it speak today's dialect.
+// Package pool gives tests and the demo a ZFS pool to throw away: below the dataset that the variable POOL names, else on a disk of its
+// own where the machine has ZFS (a file, or on FreeBSD memory), else from a zfs-fuse daemon of its own, behind the program in e2e/zfs that makes it speak today's dialect.
 package pool
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 )
 
-// Size is that of the file below a pool, in bytes. It is sparse.
+// Size is that of the disk below a pool, in bytes. It takes what is written.
 const Size = 16 << 30
 
 // Pool is a pool in use.
@@ -82,7 +82,7 @@ func Start() (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	start := p.onFile
+	start := p.onDisk
 	switch {
 	case os.Getenv("POOL") != "":
 		start = p.below
@@ -172,6 +172,9 @@ func sweep(dir string) error {
 			return fmt.Errorf("left over: %w", err)
 		}
 	}
+	if err := sweepDisk(dir); err != nil {
+		return fmt.Errorf("left over: %w", err)
+	}
 	return os.RemoveAll(dir)
 }
 
@@ -207,8 +210,8 @@ func (p *Pool) below() error {
 	return nil
 }
 
-// onFile makes a pool of the kernel's ZFS.
-func (p *Pool) onFile() error {
+// onDisk makes a pool of the kernel's ZFS.
+func (p *Pool) onDisk() error {
 	name := "njd" + strings.ToLower(rand.Text()[:8])
 	if err := p.promise("pool", name); err != nil {
 		return err
@@ -222,11 +225,8 @@ func (p *Pool) onFile() error {
 
 // create makes the pool itself, which the host forgets if it reboots.
 func (p *Pool) create(name string) error {
-	disk := filepath.Join(p.dir, "disk")
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		return err
-	}
-	if err := os.Truncate(disk, Size); err != nil {
+	disk, err := p.makeDisk()
+	if err != nil {
 		return err
 	}
 	p.Dataset = name

@@ -27,6 +27,18 @@ fuse-entry-timeout = 3600
 fuse-mount-options = default_permissions
 `
 
+// makeDisk makes a file.
+func (p *Pool) makeDisk() (string, error) {
+	disk := filepath.Join(p.dir, "disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		return "", err
+	}
+	return disk, os.Truncate(disk, Size)
+}
+
+// sweepDisk has nothing to do: the file is in the folder.
+func sweepDisk(string) error { return nil }
+
 const socket = "/run/zfs/zfs_socket"
 
 // onDaemon makes a pool of a zfs-fuse of this process's own.
