@@ -59,6 +59,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		}
 	}
 	if err := s.run(d.ctx); err != nil {
+		err = errors.Join(err, s.dropShim())
 		steps := s.undoSteps()
 		if undo := d.host.remove(context.WithoutCancel(d.ctx), p.name, steps); undo != nil {
 			d.logger.Error("a failed start could not be undone; trying again in the background", "task", p.name, "error", undo)
@@ -88,7 +89,16 @@ type start struct {
 	spec     jail.Spec
 	at       network.Attachment // zero unless reserved
 	cell     jail.Cell
+	shim     *launch.Shim // nil unless it waits for the launch
 	status   jail.Status
+}
+
+// dropShim ends one that waits.
+func (s *start) dropShim() error {
+	if s.shim == nil {
+		return nil
+	}
+	return s.shim.Close()
 }
 
 // undoSteps spare a jail of this name that the start did not make: it is somebody else's, with all that belongs to a jail.
@@ -343,7 +353,19 @@ func (s *start) createJail(context.Context) error {
 	return nil
 }
 
+// attach connects the jail, and meanwhile has the shim get ready: on Linux it sees the mounts of when it starts, the jail's among them.
 func (s *start) attach(ctx context.Context) error {
+	ready := make(chan error, 1)
+	go func() {
+		var err error
+		s.shim, err = launch.Prepare(s.host.shim, s.dir, s.name)
+		ready <- err
+	}()
+	err := s.connect(ctx)
+	return errors.Join(err, <-ready)
+}
+
+func (s *start) connect(ctx context.Context) error {
 	if s.reserved() {
 		req := s.request()
 		req.Cell = s.cell.NetNS
@@ -427,7 +449,9 @@ func (s *start) limit(context.Context) error {
 }
 
 func (s *start) launch(ctx context.Context) error {
-	status, err := launch.Start(ctx, s.host.shim, s.dir, s.spec)
+	shim := s.shim
+	s.shim = nil
+	status, err := shim.Start(ctx, s.spec)
 	if err != nil {
 		return err
 	}

@@ -398,6 +398,40 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	}
 }
 
+// A shim that waits goes with Close, and by itself when its caller dies.
+func TestPrepared(t *testing.T) {
+	k := newTask(t, "/bin/sleep", "30")
+	k.create()
+	for name, end := range map[string]func(*Shim) error{
+		"Close": (*Shim).Close,
+		"death": func(s *Shim) error { return errors.Join(s.order.Close(), s.cmd.Wait(), s.report.Close(), dropState(k.dir)) },
+	} {
+		s, err := Prepare(shim, k.dir, k.spec.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := awaitShim(deadline(t, 200*time.Millisecond), k.dir); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: the shim does not wait: %v", name, err)
+		}
+		var exit *exec.ExitError
+		if err := end(s); err != nil && !errors.As(err, &exit) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(k.dir); !os.IsNotExist(err) {
+			t.Errorf("%s: state folder: %v", name, err)
+		}
+		if err := syscall.Kill(s.cmd.Process.Pid, 0); err == nil {
+			t.Errorf("%s: the shim is there", name)
+		}
+	}
+}
+
+func deadline(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 func TestStartEndsWithContext(t *testing.T) {
 	k := newTask(t, "/bin/sleep", "30")
 	k.create()

@@ -19,21 +19,60 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
-// Start runs the first process of the task in its cell, which Create has made, and returns when it has exec'd. dir is the task's
-// state folder, made here; a task is started once. An error is one sentence, and then nothing of the start is left, the cell apart.
-// The process goes on without the caller; a caller that lives reaps the shim.
-func Start(ctx context.Context, shim, dir string, spec jail.Spec) (jail.Status, error) {
-	if err := makeState(dir, spec); err != nil {
-		return jail.Status{}, err
-	}
-	if err := startShim(ctx, shim, dir, spec.Name); err != nil {
-		return jail.Status{}, errors.Join(err, dropState(dir))
-	}
-	return jail.ReadStatus(dir)
+// Shim is a task's shim that waits to be told to start the task.
+type Shim struct {
+	dir    string
+	cmd    *exec.Cmd
+	report *os.File
+	order  *os.File // a byte has the shim start the task; its closing without one, by the death of this process too, has it end
 }
 
-// makeState puts into dir what the shim needs there.
-func makeState(dir string, spec jail.Spec) error {
+// Start prepares a shim and has it start the task.
+func Start(ctx context.Context, shim, dir string, spec jail.Spec) (jail.Status, error) {
+	s, err := Prepare(shim, dir, spec.Name)
+	if err != nil {
+		return jail.Status{}, err
+	}
+	return s.Start(ctx, spec)
+}
+
+// Prepare starts the shim of the task with that name, whose cell is there. The shim gets ready while the caller does what else there is
+// to do for the task. dir is the task's state folder, made here; a task is started once. On error nothing is left.
+func Prepare(shim, dir, name string) (*Shim, error) {
+	if err := makeState(dir); err != nil {
+		return nil, err
+	}
+	s := &Shim{dir: dir}
+	if err := s.run(shim, name); err != nil {
+		return nil, errors.Join(err, dropState(dir))
+	}
+	return s, nil
+}
+
+// Start runs the first process of the task in its cell, which Create has made, and returns when it has exec'd. An error is one sentence,
+// and then nothing of the start is left, the cell apart. The process goes on without the caller; a caller that lives reaps the shim.
+func (s *Shim) Start(ctx context.Context, spec jail.Spec) (jail.Status, error) {
+	if err := jail.WriteSpec(s.dir, spec); err != nil {
+		return jail.Status{}, errors.Join(err, s.Close())
+	}
+	_, _ = s.order.Write([]byte{1}) // a shim that is gone has reported why
+	if err := awaitReport(ctx, s.report); err != nil {
+		return jail.Status{}, errors.Join(err, s.Close())
+	}
+	s.order.Close()
+	go reap(s.cmd, s.report)
+	return jail.ReadStatus(s.dir)
+}
+
+// Close ends a shim that has not started its task, with what Prepare made.
+func (s *Shim) Close() error {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	return errors.Join(s.order.Close(), s.report.Close(), dropState(s.dir))
+}
+
+// makeState puts into dir what the shim needs there from its start on.
+func makeState(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -43,9 +82,6 @@ func makeState(dir string, spec jail.Spec) error {
 			return fmt.Errorf("%s: the task was started before", dir)
 		}
 		return errors.Join(fmt.Errorf("%s: %w", alive, err), dropState(dir))
-	}
-	if err := jail.WriteSpec(dir, spec); err != nil {
-		return errors.Join(err, dropState(dir))
 	}
 	return nil
 }
@@ -61,8 +97,9 @@ func dropState(dir string) error {
 	return nil
 }
 
-func startShim(ctx context.Context, shim, dir, name string) error {
-	alive, err := os.OpenFile(filepath.Join(dir, jail.AliveFile), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// run starts the shim's process.
+func (s *Shim) run(shim, name string) error {
+	alive, err := os.OpenFile(filepath.Join(s.dir, jail.AliveFile), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -71,28 +108,25 @@ func startShim(ctx context.Context, shim, dir, name string) error {
 	if err != nil {
 		return err
 	}
-	cmd := &exec.Cmd{
+	defer reportEnd.Close()
+	orderEnd, order, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, report.Close())
+	}
+	defer orderEnd.Close()
+	s.cmd = &exec.Cmd{
 		Path:        shim,
 		Args:        []string{"jail-shim", name}, // seen in the cell, so no path of the host
-		Env:         []string{"GOMAXPROCS=1", "PWD=" + dir},
-		Dir:         dir,
+		Env:         []string{"GOMAXPROCS=1", "PWD=" + s.dir},
+		Dir:         s.dir,
 		Stderr:      reportEnd,
-		ExtraFiles:  []*os.File{alive},
+		ExtraFiles:  []*os.File{alive, orderEnd},
 		SysProcAttr: shimAttr(),
 	}
-	err = cmd.Start()
-	reportEnd.Close()
-	if err != nil {
-		report.Close()
-		return startError(shim, err)
+	if err := s.cmd.Start(); err != nil {
+		return errors.Join(startError(shim, err), report.Close(), order.Close())
 	}
-	if err := awaitReport(ctx, report); err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		report.Close()
-		return err
-	}
-	go reap(cmd, report)
+	s.report, s.order = report, order
 	return nil
 }
 

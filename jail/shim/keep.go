@@ -34,6 +34,9 @@ type task struct {
 
 func keep(name string) int {
 	forget := forgetProgram()
+	if !ordered() {
+		return 1
+	}
 	t, err := begin(name)
 	if err != nil {
 		os.Stderr.WriteString(err.Error() + "\n")
@@ -47,6 +50,17 @@ func keep(name string) int {
 	settle(forget)
 	t.finish(t.await())
 	return 0
+}
+
+// ordered waits for the word to start the task, and is false when nobody is left to give it.
+func ordered() bool {
+	defer unix.Close(orderFD)
+	for {
+		n, err := unix.Read(orderFD, make([]byte, 1))
+		if err != unix.EINTR {
+			return n == 1
+		}
+	}
 }
 
 // begin starts the task of the state folder this process was started in. On error nothing of it runs.

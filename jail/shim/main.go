@@ -3,7 +3,7 @@
 
 // Command shim is the process that stays with a task. Package launch starts it in two ways:
 //
-//	shim NAME        in the task's state folder: starts the task's first process, waits, writes down how it ended (keep.go)
+//	shim NAME        in the task's state folder: starts the task's first process when told, waits, writes down how it ended (keep.go)
 //	shim enter NAME  starts another process in the cell, for nomad alloc exec (enter.go)
 //
 // On FreeBSD it is also network's forwarding process, one per host, which must outlive the plugin and be as small:
@@ -29,6 +29,7 @@ import (
 const (
 	reportFD = 2 // "started" or a sentence; a panic goes here too. Its closing tells launch that the process is gone
 	aliveFD  = 3 // read end of the state folder's FIFO: open while the task has not ended
+	orderFD  = 4 // a byte comes when the cell is made and the task can start, or the end: the task is not to start
 )
 
 func init() {
@@ -45,7 +46,7 @@ func main() {
 	case len(os.Args) == 3 && os.Args[1] == "forward":
 		os.Exit(forwardHost(os.Args[2]))
 	case len(os.Args) == 2:
-		dropDescriptors(aliveFD)
+		dropDescriptors(orderFD)
 		os.Exit(keep(os.Args[1]))
 	}
 	os.Stderr.WriteString("run by nomad-driver-jail, one per task; not a command\n")
