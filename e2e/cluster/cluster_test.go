@@ -54,7 +54,7 @@ func TestKillClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.Start(ctx, cluster.Config{Dir: t.TempDir(), Bind: isolate.Address, Nomad: binary(t, "nomad"), Consul: binary(t, "consul"), Split: true, Interface: isolate.Interface()})
+	c, err := cluster.Start(ctx, cluster.Config{Dir: t.TempDir(), Bind: isolate.Address(), Nomad: binary(t, "nomad"), Consul: binary(t, "consul"), Split: true, Interface: isolate.Interface()})
 	if err != nil {
 		t.Fatal(err)
 	}

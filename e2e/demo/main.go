@@ -39,10 +39,7 @@ func main() {
 			return before.Left(after)
 		},
 	})
-	options := site.Options{Pool: os.Getenv("POOL"), Say: say}
-	if isolate.Interface() != "" {
-		options.Bind = isolate.Address
-	}
+	options := site.Options{Pool: os.Getenv("POOL"), Bind: isolate.Address(), Say: say}
 	options.Bin.Flags(flag.CommandLine)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

@@ -23,8 +23,16 @@ const (
 	Beside                // its own, with the machine as the other host
 )
 
-// Address is that of a host with a network of its own. The other host's is 198.51.100.2.
-const Address = "198.51.100.1"
+// ownAddress is that of a host with a network of its own. The other host's is 198.51.100.2.
+const ownAddress = "198.51.100.1"
+
+// Address is this host's, "" where its network is the machine's.
+func Address() string {
+	if Interface() == "" {
+		return ""
+	}
+	return ownAddress
+}
 
 // Options say what is separate from the machine.
 type Options struct {

@@ -174,7 +174,7 @@ func furnishNetwork() error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if err := errors.Join(up("lo"), address(inside, Address+"/24", "2001:db8:100::1/64")); err != nil {
+	if err := errors.Join(up("lo"), address(inside, ownAddress+"/24", "2001:db8:100::1/64")); err != nil {
 		return err
 	}
 	if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("198.51.100.2")}); err != nil {
