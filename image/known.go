@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +33,7 @@ func (s *Store) look(ctx context.Context, is func(Image) bool) (Image, error) {
 			return img, nil // else somebody took it away with other tools
 		}
 	}
-	list, err := s.List(ctx)
+	list, err := s.list(ctx)
 	if err != nil {
 		return Image{}, err
 	}
@@ -53,13 +52,12 @@ func (k *known) set(at time.Time, list []Image) {
 
 // lastChange is when a name was changed, or first asked for.
 func (s *Store) lastChange(ctx context.Context) (time.Time, error) {
-	path := filepath.Join(s.options.LockDir, storeLock)
-	info, err := os.Stat(path)
+	info, err := os.Stat(s.storeLockPath())
 	if os.IsNotExist(err) {
 		var unlock func() time.Time
 		if unlock, err = s.lockStore(ctx); err == nil {
 			unlock()
-			info, err = os.Stat(path)
+			info, err = os.Stat(s.storeLockPath())
 		}
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -225,10 +226,14 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 	case !errors.Is(err, errNotHere):
 		return Image{}, err
 	}
+	var told time.Time
 	tell := func(bytes, size int64) {
 		p := Progress{Bytes: l.before + bytes, Total: max(l.total, l.before+size)}
-		lock.tell(p)
 		report(p)
+		if now := time.Now(); now.Sub(told) >= lockPoll {
+			told = now
+			lock.tell(p)
+		}
 	}
 	if err := s.receive(ctx, l, parent, tell); err != nil {
 		return Image{}, err

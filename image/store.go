@@ -181,6 +181,15 @@ func (s *Store) findDigest(ctx context.Context, digest string) (Image, error) {
 
 // List is one line per reference, ordered by them; an image that has lost its references has one line without.
 func (s *Store) List(ctx context.Context) ([]Image, error) {
+	lock, lockErr := os.Stat(s.storeLockPath())
+	list, err := s.list(ctx)
+	if err == nil && lockErr == nil {
+		s.known.set(lock.ModTime(), slices.Clone(list))
+	}
+	return list, err
+}
+
+func (s *Store) list(ctx context.Context) ([]Image, error) {
 	kept, err := s.backend.Images(ctx)
 	if err != nil {
 		return nil, err
@@ -352,6 +361,8 @@ func (s *Store) rename(ctx context.Context, all []storage.Image, id, key, value 
 }
 
 const storeLock = "store"
+
+func (s *Store) storeLockPath() string { return filepath.Join(s.options.LockDir, storeLock) }
 
 // lockStore is for changes of what is named how. The lock's file bears the time of the last one, for known.
 func (s *Store) lockStore(ctx context.Context) (unlock func() time.Time, err error) {

@@ -14,12 +14,15 @@ import (
 )
 
 func (z *ZFS) Images(context.Context) ([]Image, error) {
-	props, err := z.imageProps()
-	if err != nil {
-		return nil, err
-	}
+	var props map[string]map[string]string
+	asked := make(chan error, 1)
+	go func() {
+		var err error
+		props, err = z.imageProps()
+		asked <- err
+	}()
 	lines, err := zfs("list", "-Hp", "-r", "-d", "2", "-t", "filesystem,snapshot", "-o", "name,used,referenced,clones", string(z.images()))
-	if err != nil {
+	if err := errors.Join(err, <-asked); err != nil {
 		return nil, err
 	}
 	byID := map[string]*Image{}

@@ -19,9 +19,6 @@ func (z *ZFS) Receive(ctx context.Context, tmp, base string, stream io.Reader) e
 		return err
 	}
 	d := z.temporary(tmp)
-	if _, err := zfs("list", "-H", "-o", "name", string(d)); !isMissing(err) {
-		return errors.Join(err, fmt.Errorf("temporary image %s: %w", tmp, ErrExists))
-	}
 	args := []string{"receive", "-u"}
 	if base != "" {
 		origin := z.image(base).Snapshot(imageSnapshot)
@@ -37,13 +34,20 @@ func (z *ZFS) Receive(ctx context.Context, tmp, base string, stream io.Reader) e
 	if err != nil {
 		return cmp.Or(ctx.Err(), in.err, err)
 	}
-	if err := receive(ctx, u, z.parent.Pool(), append(args, d.Snapshot(imageSnapshot))...); err != nil {
+	err = receive(ctx, u, z.parent.Pool(), append(args, d.Snapshot(imageSnapshot))...)
+	switch {
+	case isTaken(err):
+		return fmt.Errorf("temporary image %s: %w", tmp, ErrExists)
+	case err != nil:
 		clean, cancel := cleanup(ctx)
 		defer cancel()
 		return errors.Join(cmp.Or(ctx.Err(), in.err, err), z.Discard(clean, tmp))
 	}
 	return nil
 }
+
+// isTaken tells of a receive that was refused because of what is there, which is not its own to remove.
+func isTaken(err error) bool { return says(err, "' exists") || isExists(err) }
 
 // source remembers why it ended, to tell the stream's failure from that of what it went to.
 type source struct {
@@ -85,8 +89,11 @@ func receive(ctx context.Context, u *unpacker, pool string, args ...string) erro
 		kill := time.AfterFunc(cleanupTime, func() { cmd.Process.Kill() })
 		defer kill.Stop()
 	}
-	if err := cmd.Wait(); err != nil && (copied == nil || errors.Is(copied, syscall.EPIPE)) {
-		return newCommandError(strings.Join(cmd.Args, " "), stderr.String(), err)
+	if err := cmd.Wait(); err != nil {
+		failed := newCommandError(strings.Join(cmd.Args, " "), stderr.String(), err)
+		if copied == nil || errors.Is(copied, syscall.EPIPE) || isTaken(failed) {
+			return failed
+		}
 	}
 	return copied
 }
