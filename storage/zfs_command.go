@@ -24,6 +24,9 @@ func (e *commandError) Error() string {
 	if e.said == "" {
 		return e.command + ": " + e.err.Error()
 	}
+	if isFull(e) {
+		return e.command + ": " + e.said + "; the pool or a quota is full: remove what is not needed (nomad-driver-jail image gc does), or give it more room"
+	}
 	return e.command + ": " + e.said
 }
 
@@ -100,4 +103,7 @@ func says(err error, words string) bool {
 
 func isMissing(err error) bool { return says(err, "does not exist") }
 func isExists(err error) bool  { return says(err, "already exists") }
-func isCloned(err error) bool  { return says(err, "dependent clones") }
+func isFull(err error) bool {
+	return says(err, "out of space") || says(err, "quota exceeded") || says(err, "No space left on device")
+}
+func isCloned(err error) bool { return says(err, "dependent clones") }
