@@ -24,10 +24,10 @@ $GO list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | while 
 	[ -n "$dir" ] || continue
 	package=${dir#"$root"}
 	name=nomad-driver-jail$(echo "$package" | tr / -)
-	$GO test -c -ldflags "-s -w" -o "$to/$name.test" ".$package"
-	mkdir -p "$to/work/$name"
+	mkdir -p "$to$package"
+	$GO test -c -ldflags "-s -w" -o "$to$package/$name.test" ".$package"
 	if [ -d "$dir/testdata" ]; then
-		cp -R "$dir/testdata" "$to/work/$name/"
+		cp -R "$dir/testdata" "$to$package/"
 	fi
 done
 cp e2e/freebsd/run "$to/run"
