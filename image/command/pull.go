@@ -41,6 +41,16 @@ func (r *registryFlags) store() (image.Options, error) {
 	return r.options, nil
 }
 
+// image is the one that the command is about, and how its registry is asked.
+func (r *registryFlags) image(reference string) (image.Reference, image.Options, error) {
+	ref, err := image.ParseReference(reference)
+	if err != nil {
+		return image.Reference{}, image.Options{}, usageError{err}
+	}
+	options, err := r.store()
+	return ref, options, err
+}
+
 func (a *app) pull() *cobra.Command {
 	var force bool
 	var registry registryFlags
@@ -49,11 +59,7 @@ func (a *app) pull() *cobra.Command {
 		Short: "Bring an image from a registry into the store",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := image.ParseReference(args[0])
-			if err != nil {
-				return usageError{err}
-			}
-			options, err := registry.store()
+			ref, options, err := registry.image(args[0])
 			if err != nil {
 				return err
 			}
@@ -82,11 +88,7 @@ func (a *app) verify() *cobra.Command {
 		Short: "Read an image at its registry whole, and judge it as a pull would",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := image.ParseReference(args[0])
-			if err != nil {
-				return usageError{err}
-			}
-			options, err := registry.store()
+			ref, options, err := registry.image(args[0])
 			if err != nil {
 				return err
 			}
