@@ -99,7 +99,8 @@ var errCut = errors.New("the stream is cut short")
 
 // openStream reads up to the substream, and refuses what an image's does not begin with.
 func openStream(stream io.Reader, incremental bool) (*unpacker, error) {
-	u := &unpacker{records: records{in: bufio.NewReaderSize(stream, 1<<20)}}
+	// The buffer is for heads: payloads, which are larger, go past it.
+	u := &unpacker{records: records{in: bufio.NewReaderSize(stream, 4096)}}
 	first, err := u.next()
 	if err != nil {
 		return nil, err
