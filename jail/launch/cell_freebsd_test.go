@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
@@ -189,8 +190,13 @@ func TestShimIsReaper(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(k.spec.Root, "tmp/pid"))
 		pid = strings.TrimSpace(string(b))
 	}
-	out, err := exec.Command("ps", "-o", "ppid=", "-p", pid).Output()
-	if err != nil || strings.TrimSpace(string(out)) != fmt.Sprint(status.ShimPID) {
-		t.Errorf("parent of the orphan %q, want %d (%v)", out, status.ShimPID, err)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		out, err := exec.Command("ps", "-o", "ppid=", "-p", pid).Output()
+		if err == nil && strings.TrimSpace(string(out)) == fmt.Sprint(status.ShimPID) {
+			return
+		}
+		if time.Now().After(deadline) { // at first its parent may be there yet
+			t.Fatalf("parent of the orphan %q, want %d (%v)", out, status.ShimPID, err)
+		}
 	}
 }
