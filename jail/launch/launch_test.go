@@ -404,7 +404,9 @@ func TestPrepared(t *testing.T) {
 	k.create()
 	for name, end := range map[string]func(*Shim) error{
 		"Close": (*Shim).Close,
-		"death": func(s *Shim) error { return errors.Join(s.order.Close(), s.cmd.Wait(), s.report.Close(), dropState(k.dir)) },
+		"death": func(s *Shim) error {
+			return errors.Join(s.order.Close(), s.cmd.Wait(), s.report.Close(), dropState(k.dir))
+		},
 	} {
 		s, err := Prepare(shim, k.dir, k.spec.Name)
 		if err != nil {
