@@ -293,6 +293,9 @@ func (s *Store) discard(tmp string) {
 
 // receive brings the stream into the backend, whole and verified, under the link's temporary name; on error nothing is left.
 func (s *Store) receive(ctx context.Context, l *link, parent string, report func(bytes, size int64)) error {
+	if err := s.backend.Discard(ctx, l.tmp()); err != nil {
+		return err
+	}
 	patience := newPatience(s.options.Limits.Retry)
 	for {
 		reached, err := s.receiveOnce(ctx, l, parent, patience, report)
@@ -317,10 +320,6 @@ func (s *Store) receiveOnce(ctx context.Context, l *link, parent string, patienc
 	buffered := readAhead(src)
 	defer buffered.Close()
 	defer cancel() // before Close waits
-	// What a killed pull left goes while the registry answers.
-	if err := s.backend.Discard(ctx, l.tmp()); err != nil {
-		return 0, err
-	}
 	err := s.verdict(src, buffered, l, s.unpack(ctx, l, parent, buffered))
 	return src.offset.Load(), err
 }

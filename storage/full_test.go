@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -16,8 +15,10 @@ import (
 
 // TestFullPool says so of a pool that is full, and leaves nothing in it.
 func TestFullPool(t *testing.T) {
+	noise := make([]byte, 24<<20) // it does not compress
+	rand.Read(noise)
 	source := newZFS(t)
-	makeImage(t, source, "large", "", nil, "file", rand.Text()+string(randomBytes(t, 24<<20)))
+	makeImage(t, source, "large", "", nil, "file", string(noise))
 	large := stream(t, source, "", "large")
 
 	dir := t.TempDir()
@@ -57,15 +58,6 @@ func TestFullPool(t *testing.T) {
 	}
 }
 
-func randomBytes(t *testing.T, n int) []byte {
-	t.Helper()
-	data := make([]byte, n)
-	if _, err := rand.Read(data); err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
 func smallPool(t *testing.T, name, disk string) {
 	t.Helper()
 	if err := os.WriteFile(disk, nil, 0o600); err != nil {
@@ -74,14 +66,8 @@ func smallPool(t *testing.T, name, disk string) {
 	if err := os.Truncate(disk, 96<<20); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("zpool", "create", "-f", "-o", "cachefile=none", "-O", "mountpoint=none", name, disk).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("zpool", "destroy", "-f", name).CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
+	run(t, "zpool", "create", "-f", "-o", "cachefile=none", "-O", "mountpoint=none", name, disk)
+	t.Cleanup(func() { run(t, "zpool", "destroy", "-f", name) })
 }
 
 // fill writes what does not compress until there is no room for more.

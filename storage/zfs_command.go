@@ -24,10 +24,11 @@ func (e *commandError) Error() string {
 	if e.said == "" {
 		return e.command + ": " + e.err.Error()
 	}
+	text := e.command + ": " + e.said
 	if isFull(e) {
-		return e.command + ": " + e.said + "; the pool or a quota is full: remove what is not needed (nomad-driver-jail image gc does), or give it more room"
+		text += "; the pool or a quota is full: remove what is not needed (nomad-driver-jail image gc does), or give it more room"
 	}
-	return e.command + ": " + e.said
+	return text
 }
 
 func (e *commandError) Unwrap() error { return e.err }

@@ -85,10 +85,6 @@ func properties(datasets, asked []string) (map[string]map[string]property, error
 	for _, d := range datasets {
 		found[d] = map[string]property{"name": {d, "-"}}
 	}
-	read := make(chan origins, 1)
-	if slices.Contains(asked, "clones") {
-		go func() { read <- readOrigins() }()
-	}
 	if len(have) > 0 && len(datasets) > 0 {
 		lines, err := output(append([]string{"get", "-Hp", "-o", "name,property,value,source", strings.Join(have, ",")}, datasets...)...)
 		if err != nil {
@@ -101,7 +97,7 @@ func properties(datasets, asked []string) (map[string]map[string]property, error
 		}
 	}
 	if slices.Contains(asked, "clones") {
-		if err := (<-read).addClones(found); err != nil {
+		if err := addClones(found); err != nil {
 			return nil, err
 		}
 	}
@@ -118,28 +114,18 @@ func properties(datasets, asked []string) (map[string]map[string]property, error
 	return found, nil
 }
 
-// origins are all datasets with theirs.
-type origins struct {
-	lines []string
-	err   error
-}
-
-func readOrigins() origins {
-	lines, err := output("list", "-H", "-t", "filesystem,volume", "-o", "name,origin")
-	return origins{lines, err}
-}
-
 // addClones fills in the property clones from its opposite, origin.
-func (o origins) addClones(found map[string]map[string]property) error {
-	if o.err != nil {
-		return o.err
+func addClones(found map[string]map[string]property) error {
+	lines, err := output("list", "-H", "-t", "filesystem,volume", "-o", "name,origin")
+	if err != nil {
+		return err
 	}
 	for d := range found {
 		if strings.Contains(d, "@") {
 			found[d]["clones"] = property{"", "-"}
 		}
 	}
-	for _, line := range o.lines {
+	for _, line := range lines {
 		name, origin, _ := strings.Cut(line, "\t")
 		if snapshot, ok := found[origin]; ok {
 			clones := strings.TrimPrefix(snapshot["clones"].value+","+name, ",")

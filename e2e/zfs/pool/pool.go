@@ -1,5 +1,6 @@
 // Package pool gives tests and the demo a ZFS pool to throw away: below the dataset that the variable POOL names, else on a disk of its
-// own where the machine has ZFS (a file, or on FreeBSD memory), else from a zfs-fuse daemon of its own, behind the program in e2e/zfs that makes it speak today's dialect.
+// own where the machine has ZFS (a file, or on FreeBSD memory), else from a zfs-fuse daemon of its own, behind the program in e2e/zfs that
+// makes it speak today's dialect.
 package pool
 
 import (
