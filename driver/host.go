@@ -132,10 +132,10 @@ func (h *Host) prepare(ctx context.Context) (failed []Part) {
 	if len(failed) > 0 {
 		return failed
 	}
-	h.prepared = true
 	if err := h.Config.save(); err != nil {
-		return []Part{{Name: "configuration", Err: err}}
+		return []Part{{Name: "storage", Err: err}} // its folder cannot be written to
 	}
+	h.prepared = true
 	return nil
 }
 
