@@ -173,24 +173,24 @@ func (s *start) ensureImage(ctx context.Context) error {
 	report.done(img)
 	s.image = img
 	s.state.Digest = img.Manifest.Digest
-	return s.foresee()
+	return s.foresee(ctx)
 }
 
 // foresee refuses a command, user or folder that the image lacks before anything is made of it, unless the job brings along what
 // might hold it.
-func (s *start) foresee() error {
+func (s *start) foresee(ctx context.Context) error {
 	if err := s.specify(); err != nil {
 		return err
 	}
-	if len(s.copies)+len(s.mounts)+len(s.cfg.Mounts) > 0 {
-		return nil
+	root, err := s.host.Images.Root(ctx, s.image)
+	if err != nil || len(s.copies)+len(s.mounts)+len(s.cfg.Mounts) > 0 {
+		return err
 	}
 	mounted := []string{"/proc"}
 	for _, m := range s.mountTable() {
 		mounted = append(mounted, m.Target)
 	}
-	var err error
-	s.foreseen, err = jail.Foresee(s.image.Root, mounted, &s.spec)
+	s.foreseen, err = jail.Foresee(root, mounted, &s.spec)
 	return err
 }
 

@@ -331,6 +331,9 @@ func (s *Store) step(ctx context.Context, id, base string, fill fill) error {
 	}
 	err = fill(ctx, root)
 	if err == nil {
+		err = s.backend.Seal(ctx, tmp)
+	}
+	if err == nil {
 		err = s.backend.Commit(ctx, tmp, id, nil)
 	}
 	if err != nil {

@@ -107,7 +107,13 @@ func (s *Store) onto(ctx context.Context, img, parent Image) (Image, error) {
 	if id == img.ID || parent.ID == img.ID {
 		return img, fmt.Errorf("it is its own parent; export it without")
 	}
-	err := s.step(ctx, id, parent.ID, func(_ context.Context, root string) error { return mirrorTree(img.Root, root) })
+	err := s.step(ctx, id, parent.ID, func(ctx context.Context, root string) error {
+		from, err := s.Root(ctx, img)
+		if err != nil {
+			return err
+		}
+		return mirrorTree(from, root)
+	})
 	if err != nil {
 		return img, err
 	}

@@ -32,7 +32,7 @@ func (s *Store) GC(ctx context.Context, opt GCOptions) ([]Image, error) {
 	if err := s.Sweep(ctx); err != nil {
 		return nil, err
 	}
-	unlock, err := s.lockStore(ctx)
+	_, unlock, err := s.lockStore(ctx)
 	if err != nil {
 		return nil, err
 	}

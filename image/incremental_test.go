@@ -87,7 +87,7 @@ func TestIncremental(t *testing.T) {
 	if err != nil || r.total() != before {
 		t.Errorf("what web:3 stands on: %v, %d more requests", err, r.total()-before)
 	}
-	if a, b := list(t, trees["2"]), list(t, second.Root); a != b {
+	if a, b := list(t, trees["2"]), list(t, h.root(t, second)); a != b {
 		t.Errorf("web:2 has\n%s, want\n%s", b, a)
 	}
 	if second.Used > 1<<20 {
@@ -106,7 +106,7 @@ func TestIncremental(t *testing.T) {
 	if img, err = h.Ensure(t.Context(), r.ref(t, "web:3"), EnsureOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if a, b := list(t, trees["3"]), list(t, img.Root); a != b {
+	if a, b := list(t, trees["3"]), list(t, h.root(t, img)); a != b {
 		t.Errorf("web:3 has\n%s, want\n%s", b, a)
 	}
 	if n := r.count("/web_1.zfs.zst"); n != 2 {

@@ -54,7 +54,9 @@ func tryLock(dir, name string) (*lock, error) {
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	l := &lock{f}
-	l.tell(Progress{}) // what the last holder said is over
+	if info, err := f.Stat(); err == nil && info.Size() > 0 {
+		l.tell(Progress{}) // what the last holder said is over
+	}
 	return l, nil
 }
 

@@ -71,6 +71,20 @@ func (h *host) options(o Options) Options {
 	return o
 }
 
+func (h *host) root(t testing.TB, img Image) string {
+	t.Helper()
+	root, err := h.Root(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 // impatient is for registries that do not get better.
 var impatient = Limits{Retry: 300 * time.Millisecond}
 

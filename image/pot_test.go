@@ -96,10 +96,10 @@ func TestPots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if motd := string(read(t, img.Root+"/etc/motd")); motd != "second\n" {
+	if motd := string(read(t, h.root(t, img)+"/etc/motd")); motd != "second\n" {
 		t.Errorf("motd is %q", motd)
 	}
-	if data := read(t, img.Root+"/var/data"); len(data) != 1000000 {
+	if data := read(t, h.root(t, img)+"/var/data"); len(data) != 1000000 {
 		t.Errorf("data has %d bytes", len(data))
 	}
 	if last.Bytes == 0 || last.Bytes != last.Total {
@@ -245,8 +245,8 @@ func TestFreeBSDPot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if img.Manifest.Defaults.Env["GREETING"] != "hello from a pot" || !isDir(img.Root+"/usr/local/www") {
-		t.Errorf("%+v has %s", img, list(t, img.Root))
+	if img.Manifest.Defaults.Env["GREETING"] != "hello from a pot" || !isDir(host.root(t, img)+"/usr/local/www") {
+		t.Errorf("%+v has %s", img, list(t, host.root(t, img)))
 	}
 }
 

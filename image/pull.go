@@ -271,15 +271,17 @@ func (l *link) checkPin() error {
 func (s *Store) commit(ctx context.Context, l *link) (Image, error) {
 	r := l.record()
 	value, err := r.value()
+	props := map[string]string{r.key(): value}
 	if err == nil {
-		err = s.backend.Commit(ctx, l.tmp(), l.digits(), map[string]string{r.key(): value})
+		err = s.backend.Commit(ctx, l.tmp(), l.digits(), props)
 	}
-	switch {
-	case errors.Is(err, storage.ErrExists): // another LockDir's process was faster
+	if err == nil {
+		s.known.add(storage.Image{ID: l.digits(), Props: props})
+	} else {
 		s.discard(l.tmp())
-	case err != nil:
-		s.discard(l.tmp())
-		return Image{}, err
+		if !errors.Is(err, storage.ErrExists) { // another LockDir's process was faster
+			return Image{}, err
+		}
 	}
 	return s.setName(ctx, l.digits(), r)
 }
@@ -293,9 +295,6 @@ func (s *Store) discard(tmp string) {
 
 // receive brings the stream into the backend, whole and verified, under the link's temporary name; on error nothing is left.
 func (s *Store) receive(ctx context.Context, l *link, parent string, report func(bytes, size int64)) error {
-	if err := s.backend.Discard(ctx, l.tmp()); err != nil {
-		return err
-	}
 	patience := newPatience(s.options.Limits.Retry)
 	for {
 		reached, err := s.receiveOnce(ctx, l, parent, patience, report)
@@ -343,6 +342,9 @@ func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed i
 	if bounded.err != nil {
 		return bounded.err
 	}
+	if errors.Is(err, storage.ErrExists) { // a killed pull's, since this one has the lock
+		return &restart{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -389,6 +391,10 @@ const forVerdict = 256 << 20
 // verdict says what was wrong in the end, in the order of what explains what: a download that broke off, then bytes that are
 // not the published ones, then what decompressor and backend made of them.
 func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) error {
+	var again *restart
+	if errors.As(unpacked, &again) {
+		return again
+	}
 	if unpacked == nil || l.manifest.Size-src.offset.Load() < forVerdict {
 		if _, err := io.Copy(io.Discard, rest); err != nil {
 			return err

@@ -105,7 +105,7 @@ func TestRecipe(t *testing.T) {
 			t.Errorf("it says %q", out)
 		}
 		for file, want := range map[string]string{"usr/www/page": "page", "usr/www/sub/other": "other", "usr/www/index": "index", "etc/motd": "hello\n", "ran": "make me"} {
-			path := filepath.Join(img.Root, file)
+			path := filepath.Join(h.root(t, img), file)
 			if got := string(read(t, path)); got != want {
 				t.Errorf("%s is %q", file, got)
 			}
@@ -133,13 +133,13 @@ func TestRecipe(t *testing.T) {
 		}
 		files["index"] = "new"
 		changed, _, err := cook(t, h, "web:1", text, files, BuildOptions{Run: run})
-		if err != nil || changed.ID == img.ID || len(ran) != 2 || string(read(t, changed.Root+"/usr/www/index")) != "new" {
+		if err != nil || changed.ID == img.ID || len(ran) != 2 || string(read(t, h.root(t, changed)+"/usr/www/index")) != "new" {
 			t.Errorf("with another file: %s, %v, ran %d", changed.ID, err, len(ran))
 		}
 		if fresh, _, err := cook(t, h, "web:3", text, files, BuildOptions{Run: run, NoCache: true}); err != nil || fresh.ID == changed.ID || len(ran) != 3 {
 			t.Errorf("without the cache: %s, %v, ran %d", fresh.ID, err, len(ran))
 		}
-		if got := string(read(t, base.Root+"/etc/motd")); got != "hello\n" || isDir(base.Root+"/usr") {
+		if got := string(read(t, h.root(t, base)+"/etc/motd")); got != "hello\n" || isDir(h.root(t, base)+"/usr") {
 			t.Error("the base has changed")
 		}
 

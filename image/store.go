@@ -104,9 +104,7 @@ type Image struct {
 	ID        string
 	Reference Reference
 	Manifest  Manifest
-	// Root is the path of the image's root file system on this host, for reading.
-	Root string
-	// Used is what the image holds by itself, Referenced what a reader of it sees, in bytes.
+	// Used is what the image holds by itself, Referenced what a reader of it sees, in bytes. Only List and Find tell.
 	Used, Referenced uint64
 	// Clones are the tasks and images that stand on it.
 	Clones   []string
@@ -182,19 +180,23 @@ func (s *Store) findDigest(ctx context.Context, digest string) (Image, error) {
 // List is one line per reference, ordered by them; an image that has lost its references has one line without.
 func (s *Store) List(ctx context.Context) ([]Image, error) {
 	lock, lockErr := os.Stat(s.storeLockPath())
-	list, err := s.list(ctx)
-	if err == nil && lockErr == nil {
-		s.known.set(lock.ModTime(), slices.Clone(list))
-	}
-	return list, err
-}
-
-func (s *Store) list(ctx context.Context) ([]Image, error) {
 	kept, err := s.backend.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if lockErr == nil {
+		s.know(lock.ModTime(), kept)
+	}
 	return s.lines(kept), nil
+}
+
+// Root is the path of the image's root file system on this host, for reading.
+func (s *Store) Root(ctx context.Context, img Image) (string, error) {
+	root, err := s.backend.ImageRoot(ctx, img.ID)
+	if err != nil {
+		return "", fmt.Errorf("image %s: %w", img.name(), err)
+	}
+	return root, nil
 }
 
 func (s *Store) lines(kept []storage.Image) []Image {
@@ -218,7 +220,7 @@ func (s *Store) lines(kept []storage.Image) []Image {
 
 // image is what is known of a kept one without its names.
 func (s *Store) image(k storage.Image) Image {
-	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, Root: k.Root, LastUsed: s.lastUsed(k.ID)}
+	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, LastUsed: s.lastUsed(k.ID)}
 }
 
 // as is the image as one of its names has it.
@@ -277,7 +279,7 @@ func (s *Store) Remove(ctx context.Context, img Image) error {
 }
 
 func (s *Store) remove(ctx context.Context, img Image) error {
-	unlock, err := s.lockStore(ctx)
+	_, unlock, err := s.lockStore(ctx)
 	if err != nil {
 		return err
 	}
@@ -301,10 +303,8 @@ func (s *Store) kept(ctx context.Context, id string) (storage.Image, error) {
 	if err != nil {
 		return storage.Image{}, err
 	}
-	for _, k := range all {
-		if k.ID == id {
-			return k, nil
-		}
+	if i := indexOf(all, id); i >= 0 {
+		return all[i], nil
 	}
 	return storage.Image{}, errNotHere
 }
@@ -315,11 +315,11 @@ func (s *Store) setName(ctx context.Context, id string, r record) (Image, error)
 	if err != nil {
 		return Image{}, err
 	}
-	unlock, err := s.lockStore(ctx)
+	last, unlock, err := s.lockStore(ctx)
 	if err != nil {
 		return Image{}, err
 	}
-	all, err := s.backend.Images(ctx)
+	all, err := s.imagesWith(ctx, id, last)
 	if err == nil {
 		err = s.rename(ctx, all, id, r.key(), value)
 	}
@@ -327,12 +327,24 @@ func (s *Store) setName(ctx context.Context, id string, r record) (Image, error)
 	if err != nil {
 		return Image{}, err
 	}
-	s.known.set(at, s.lines(all))
-	i := slices.IndexFunc(all, func(k storage.Image) bool { return k.ID == id })
+	s.know(at, all)
+	i := indexOf(all, id)
 	if i < 0 {
 		return Image{}, errNotHere
 	}
 	return s.image(all[i]).as(r)
+}
+
+// imagesWith are all images: those known where that is of the last change and has the one of that ID, else those of the store.
+func (s *Store) imagesWith(ctx context.Context, id string, last time.Time) ([]storage.Image, error) {
+	if all := s.knownAt(last); indexOf(all, id) >= 0 {
+		return all, nil
+	}
+	return s.backend.Images(ctx)
+}
+
+func indexOf(all []storage.Image, id string) int {
+	return slices.IndexFunc(all, func(k storage.Image) bool { return k.ID == id })
 }
 
 // rename gives one of all images a record, and takes that off the others.
@@ -364,17 +376,27 @@ const storeLock = "store"
 
 func (s *Store) storeLockPath() string { return filepath.Join(s.options.LockDir, storeLock) }
 
-// lockStore is for changes of what is named how. The lock's file bears the time of the last one, for known.
-func (s *Store) lockStore(ctx context.Context) (unlock func() time.Time, err error) {
+// lockStore is for changes of what is named how. The lock's file bears the time of the last one, for known; and that of one under way,
+// whose process may be killed.
+func (s *Store) lockStore(ctx context.Context) (last time.Time, unlock func() time.Time, err error) {
 	l, err := takeLock(ctx, s.options.LockDir, storeLock, nil)
 	if err != nil {
-		return nil, err
+		return time.Time{}, nil, err
 	}
-	return func() time.Time {
+	info, err := l.file.Stat()
+	if err != nil {
+		l.release()
+		return time.Time{}, nil, err
+	}
+	changed := func() time.Time {
 		now := time.Now()
 		os.Chtimes(l.file.Name(), now, now)
-		l.release()
 		return now
+	}
+	changed()
+	return info.ModTime(), func() time.Time {
+		defer l.release()
+		return changed()
 	}, nil
 }
 

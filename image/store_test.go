@@ -98,7 +98,7 @@ func TestBuildFromArchives(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if a, b := list(t, tree), list(t, img.Root); a != b {
+			if a, b := list(t, tree), list(t, h.root(t, img)); a != b {
 				t.Errorf("%s: the image has\n%s, want\n%s", file, b, a)
 			}
 			again, err := h.Build(t.Context(), Reference{Name: "same", Tag: file}, filepath.Join(dir, file), BuildOptions{})
@@ -158,7 +158,7 @@ func TestNames(t *testing.T) {
 		if err != nil || kept.ID != moved.ID {
 			t.Errorf("after the tag moved: %s, %v", kept.ID, err)
 		}
-		if root, err := os.ReadFile(filepath.Join(kept.Root, "etc/motd")); string(root) != "new\n" {
+		if root, err := os.ReadFile(filepath.Join(h.root(t, kept), "etc/motd")); string(root) != "new\n" {
 			t.Errorf("motd is %q, %v", root, err)
 		}
 		all, err := h.List(t.Context())

@@ -76,9 +76,27 @@ func makeImage(t testing.TB, b Backend, id, base string, props map[string]string
 	for i := 0; i < len(files); i += 2 {
 		write(t, filepath.Join(root, files[i]), files[i+1])
 	}
-	if err := b.Commit(t.Context(), "make-"+id, id, props); err != nil {
+	commit(t, b, "make-"+id, id, props)
+}
+
+// commit makes an image of what Create began.
+func commit(t testing.TB, b Backend, tmp, id string, props map[string]string) {
+	t.Helper()
+	if err := b.Seal(t.Context(), tmp); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.Commit(t.Context(), tmp, id, props); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func imageRoot(t testing.TB, b Backend, id string) string {
+	t.Helper()
+	root, err := b.ImageRoot(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
 }
 
 // stream is what Send prints of an image.
@@ -142,7 +160,7 @@ func TestLife(t *testing.T) {
 		if got, _ := b.Temporary(ctx); len(got) > 0 {
 			t.Errorf("temporary %v", got)
 		}
-		if got := read(t, b.ImageRoot("abc123")+"/etc/motd"); got != "hello\n" {
+		if got := read(t, imageRoot(t, b, "abc123")+"/etc/motd"); got != "hello\n" {
 			t.Errorf("motd %q", got)
 		}
 		if err := b.SetProp(ctx, "abc123", "used-at", "2026-01-02"); err != nil {
@@ -165,7 +183,7 @@ func TestLife(t *testing.T) {
 			t.Fatalf("images %v, %v", images, err)
 		}
 		i := images[0]
-		if i.ID != "abc123" || i.Root != b.ImageRoot("abc123") || !slices.Equal(i.Clones, []string{"tasks/nj3f0a1b2c4d5e"}) || i.Referenced < uint64(len(content)) {
+		if i.ID != "abc123" || !slices.Equal(i.Clones, []string{"tasks/nj3f0a1b2c4d5e"}) || i.Referenced < uint64(len(content)) {
 			t.Errorf("image %+v", i)
 		}
 		if i.Props["reference"] != "https://h/web:1.4" || i.Props["manifest"] != long || i.Props["used-at"] != "2026-01-02" || len(i.Props) > 4 {
@@ -205,7 +223,7 @@ func TestClonesAreApart(t *testing.T) {
 		if got := read(t, roots[1]+"/file"); got != "original" {
 			t.Errorf("the other task reads %q", got)
 		}
-		if got := read(t, b.ImageRoot("i")+"/file"); got != "original" {
+		if got := read(t, imageRoot(t, b, "i")+"/file"); got != "original" {
 			t.Errorf("the image reads %q", got)
 		}
 		if _, err := os.Stat(roots[1] + "/new"); !os.IsNotExist(err) {
@@ -291,6 +309,7 @@ func TestRefusals(t *testing.T) {
 			"commit over an image":    {err: b.Commit(ctx, "left", "i", nil), want: ErrExists},
 			"commit with a bad key":   {err: b.Commit(ctx, "left", "j", map[string]string{"a=b": ""}), text: `property "a=b"`},
 			"commit with a bad value": {err: b.Commit(ctx, "left", "j", map[string]string{"a": "x\ny"}), text: "control character"},
+			"root of no image":        {err: func() error { _, err := b.ImageRoot(ctx, "none"); return err }(), want: ErrNotFound},
 			"create twice":            {err: func() error { _, err := b.Create(ctx, "left", ""); return err }(), want: ErrExists},
 			"create from no image":    {err: func() error { _, err := b.Create(ctx, "t", "none"); return err }(), want: ErrNotFound},
 			"receive over another":    {err: b.Receive(ctx, "left", "", bytes.NewReader(stream(t, b, "", "i"))), want: ErrExists},
@@ -428,9 +447,7 @@ func TestIncremental(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := b.Commit(ctx, "two", "two", nil); err != nil {
-			t.Fatal(err)
-		}
+		commit(t, b, "two", "two", nil)
 		whole, difference := stream(t, b, "", "one"), stream(t, b, "one", "two")
 		// The second name makes tar's difference hold its file.
 		if b.Format() == "zfs" && len(difference) > len(whole)/2 {
@@ -446,7 +463,7 @@ func TestIncremental(t *testing.T) {
 		if err := b.Commit(ctx, "t", "two", nil); err != nil {
 			t.Fatal(err)
 		}
-		two := b.ImageRoot("two")
+		two := imageRoot(t, b, "two")
 		for path, want := range map[string]string{"a": content, "linked": content, "b": "changed", "c": "c", "symlink": "c", "dir/kept": ""} {
 			if got := read(t, filepath.Join(two, path)); got != want {
 				t.Errorf("%s has %d bytes, want %d", path, len(got), len(want))
@@ -455,7 +472,7 @@ func TestIncremental(t *testing.T) {
 		if _, err := os.Lstat(two + "/dir/gone"); !os.IsNotExist(err) {
 			t.Errorf("gone: %v", err)
 		}
-		if got := read(t, b.ImageRoot("one")+"/b"); got != "b" {
+		if got := read(t, imageRoot(t, b, "one")+"/b"); got != "b" {
 			t.Errorf("the parent's b: %q", got)
 		}
 		root, err = b.Clone(ctx, "two", "nja", CloneOptions{TaskID: "a"})

@@ -125,6 +125,9 @@ func (d *Directory) copyImage(id, dir string) error {
 	return Copy(src, rootDir, dst, rootDir)
 }
 
+// Seal has nothing to do: a name is all that an image has beyond a temporary one.
+func (d *Directory) Seal(_ context.Context, tmp string) error { return valid("image", tmp) }
+
 // Commit sees to it that the files are on the disk before the image's name is.
 func (d *Directory) Commit(ctx context.Context, tmp, id string, props map[string]string) error {
 	if err := errors.Join(valid("image", tmp), valid("image", id), validProps(props), ctx.Err()); err != nil {
@@ -240,7 +243,7 @@ func (d *Directory) Images(ctx context.Context) ([]Image, error) {
 			continue // just removed
 		}
 		err = errors.Join(err, e)
-		images = append(images, Image{ID: id, Props: a.Props, Used: a.Size, Referenced: a.Size, Clones: clones[id], Root: d.ImageRoot(id)})
+		images = append(images, Image{ID: id, Props: a.Props, Used: a.Size, Referenced: a.Size, Clones: clones[id]})
 	}
 	return images, err
 }
@@ -291,7 +294,17 @@ func lockFile(dir string) (*os.File, error) {
 	return f, nil
 }
 
-func (d *Directory) ImageRoot(id string) string { return filepath.Join(d.path("images", id), rootDir) }
+func (d *Directory) ImageRoot(_ context.Context, id string) (string, error) {
+	if err := valid("image", id); err != nil {
+		return "", err
+	}
+	root := filepath.Join(d.path("images", id), rootDir)
+	_, err := os.Stat(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("image %s: %w", id, ErrNotFound)
+	}
+	return root, err
+}
 
 func (d *Directory) RemoveImage(_ context.Context, id string) error {
 	if err := valid("image", id); err != nil {
@@ -366,22 +379,13 @@ func (d *Directory) RemoveTask(ctx context.Context, name string, _ bool) error {
 }
 
 func (d *Directory) Send(ctx context.Context, from, id string, w io.Writer) error {
-	if err := valid("image", id); err != nil {
+	root, err := d.ImageRoot(ctx, id)
+	base := ""
+	if err == nil && from != "" {
+		base, err = d.ImageRoot(ctx, from)
+	}
+	if err != nil {
 		return err
 	}
-	base := ""
-	if from != "" {
-		if err := valid("image", from); err != nil {
-			return err
-		}
-		base = d.ImageRoot(from)
-		if _, err := os.Stat(base); err != nil {
-			return fmt.Errorf("image %s: %w", from, ErrNotFound)
-		}
-	}
-	err := archive(untilDone{ctx, w}, d.ImageRoot(id), base)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("image %s: %w", id, ErrNotFound)
-	}
-	return err
+	return archive(untilDone{ctx, w}, root, base)
 }

@@ -84,12 +84,12 @@ func TestRecordsOfToday(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{"/large": strings.Repeat(content, 3), "/embedded": strings.Repeat("a", 100000), "/spilled": ""} {
-		if got := read(t, z.ImageRoot("i")+file); got != want {
+		if got := read(t, imageRoot(t, z, "i")+file); got != want {
 			t.Errorf("%s has %d bytes, want %d", file, len(got), len(want))
 		}
 	}
 	value := make([]byte, 10000)
-	if n, err := unix.Getxattr(z.ImageRoot("i")+"/spilled", "user.b", value); attributes && (err != nil || n != 8000) {
+	if n, err := unix.Getxattr(imageRoot(t, z, "i")+"/spilled", "user.b", value); attributes && (err != nil || n != 8000) {
 		t.Errorf("an attribute has %d bytes, %v", n, err)
 	}
 	for tenth := range 10 {
@@ -164,7 +164,7 @@ func TestNoPropertyIsReceived(t *testing.T) {
 		if err := z.Commit(t.Context(), "t", "i", nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(z.ImageRoot("i")+"/new", nil, 0o644); err == nil {
+		if err := os.WriteFile(imageRoot(t, z, "i")+"/new", nil, 0o644); err == nil {
 			t.Error("the image can be written to")
 		}
 		images, err := z.Images(t.Context())

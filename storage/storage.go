@@ -43,7 +43,9 @@ type Backend interface {
 	Receive(ctx context.Context, tmp, base string, stream io.Reader) error
 	// Create makes the temporary image tmp, empty or a copy of the image base, for the caller to change below root, which is on the host.
 	Create(ctx context.Context, tmp, base string) (root string, err error)
-	// Commit makes an image of a temporary one, at once and for ever: ErrExists if there is one of that ID.
+	// Seal ends what Create began: from now on nothing in the temporary image changes.
+	Seal(ctx context.Context, tmp string) error
+	// Commit makes an image of a received or sealed temporary one, at once and for ever: ErrExists if there is one of that ID.
 	Commit(ctx context.Context, tmp, id string, props map[string]string) error
 	// Discard removes a temporary image. None there is no error.
 	Discard(ctx context.Context, tmp string) error
@@ -53,8 +55,9 @@ type Backend interface {
 	Images(ctx context.Context) ([]Image, error)
 	// SetProp sets a property of an image, of any length but without control characters.
 	SetProp(ctx context.Context, id, key, value string) error
-	// ImageRoot is the path of an image's root on the host, to be read only. Programs in it cannot be run there.
-	ImageRoot(id string) string
+	// ImageRoot is the path of an image's root on the host, to be read only, and mounts it there if nobody did yet: a start from an image
+	// takes no more than its name. Programs in it cannot be run there. Without such an image it is ErrNotFound.
+	ImageRoot(ctx context.Context, id string) (string, error)
 	// RemoveImage refuses an image with clones with ErrInUse. None there is no error.
 	RemoveImage(ctx context.Context, id string) error
 	// Send writes the stream of an image; of what differs from the image from, unless that is "".
@@ -75,7 +78,6 @@ type Image struct {
 	Props            map[string]string
 	Used, Referenced uint64   // bytes: what removing it would free; what its files take
 	Clones           []string // what was made of it: tasks/NAME, images/ID, incoming/TMP
-	Root             string   // see Backend.ImageRoot
 }
 
 // Task is a task's root in a store.

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	gozfs "github.com/mistifyio/go-zfs/v4"
 )
@@ -19,6 +19,7 @@ import (
 type ZFS struct {
 	parent    Dataset
 	mountRoot string
+	mounting  sync.Mutex // of images
 }
 
 const (
@@ -109,7 +110,7 @@ func (z *ZFS) Prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return z.mountImages()
+	return nil
 }
 
 // privateDirs makes directories that only root can go through. A task's root is below one: a user of the host must not reach the setuid programs
@@ -145,21 +146,6 @@ func (z *ZFS) ensure(d Dataset, props map[string]string, own bool) error {
 		}
 	}
 	return set(d, changed)
-}
-
-// mountImages mounts what a reboot or another plugin's death left unmounted.
-func (z *ZFS) mountImages() error {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted", string(z.images()))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, l := range lines {
-		if d := Dataset(l[0]); d != z.images() && l[1] == "no" {
-			errs = append(errs, mount(d))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // path is where something of this store is mounted on the host.

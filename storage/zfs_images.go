@@ -33,7 +33,7 @@ func (z *ZFS) Images(context.Context) ([]Image, error) {
 		case isSnapshot && byID[id] != nil:
 			byID[id].Clones = z.relative(l[3])
 		case props[name][propID] == name && name != "":
-			image := &Image{ID: name, Props: joinProps(props[name]), Root: z.ImageRoot(name)}
+			image := &Image{ID: name, Props: joinProps(props[name])}
 			image.Used, _ = strconv.ParseUint(l[1], 10, 64)
 			image.Referenced, _ = strconv.ParseUint(l[2], 10, 64)
 			byID[name] = image
@@ -124,7 +124,22 @@ func joinProps(raw map[string]string) map[string]string {
 	return props
 }
 
-func (z *ZFS) ImageRoot(id string) string { return z.path("images", id) }
+func (z *ZFS) ImageRoot(_ context.Context, id string) (string, error) {
+	if err := valid("image", id); err != nil {
+		return "", err
+	}
+	root := z.path("images", id)
+	z.mounting.Lock()
+	defer z.mounting.Unlock()
+	if checkMounted(root) == nil {
+		return root, nil
+	}
+	err := mount(z.image(id))
+	if isMissing(err) {
+		return "", fmt.Errorf("image %s: %w", id, ErrNotFound)
+	}
+	return root, err
+}
 
 func (z *ZFS) RemoveImage(ctx context.Context, id string) error {
 	if err := valid("image", id); err != nil {
@@ -136,7 +151,7 @@ func (z *ZFS) RemoveImage(ctx context.Context, id string) error {
 		}
 		return err
 	}
-	return removeDirs(z.ImageRoot(id))
+	return removeDirs(z.path("images", id))
 }
 
 // Send ends with ctx as soon as w takes no more.

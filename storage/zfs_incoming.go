@@ -31,46 +31,36 @@ func (z *ZFS) Create(ctx context.Context, tmp, base string) (root string, err er
 	return z.path("incoming", tmp), nil
 }
 
+// Seal makes the snapshot that Receive makes too, and takes back what Create allowed.
+func (z *ZFS) Seal(ctx context.Context, tmp string) error {
+	if err := errors.Join(valid("image", tmp), ctx.Err()); err != nil {
+		return err
+	}
+	d := z.temporary(tmp)
+	if _, err := zfs("snapshot", d.Snapshot(imageSnapshot)); err != nil {
+		return err
+	}
+	return set(d, []string{"setuid=off", "exec=off"})
+}
+
 // Commit prepares the temporary image and renames it last: the name is what makes it an image.
 func (z *ZFS) Commit(ctx context.Context, tmp, id string, props map[string]string) error {
 	if err := errors.Join(valid("image", tmp), valid("image", id), validProps(props), ctx.Err()); err != nil {
 		return err
 	}
 	d := z.temporary(tmp)
-	settings, err := seal(d)
-	if err != nil {
-		return fmt.Errorf("image %s: %w", id, err)
-	}
-	settings = append(settings, propID+"="+id)
+	settings := []string{propID + "=" + id}
 	for key, value := range props {
 		settings = append(settings, assignments(key, value)...)
 	}
-	if err := errors.Join(set(d, settings), mount(d)); err != nil {
+	if err := set(d, settings); err != nil {
 		return fmt.Errorf("image %s: %w", id, err)
 	}
-	_, err = zfs("rename", string(d), string(z.image(id)))
+	_, err := zfs("rename", string(d), string(z.image(id)))
 	if isExists(err) {
 		return fmt.Errorf("image %s: %w", id, ErrExists)
 	}
 	return err
-}
-
-// seal makes the one snapshot that an image has, unless it was received with it, and returns what Create let it do and an image may not.
-func seal(d Dataset) (settings []string, err error) {
-	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem,snapshot", "-o", "name,exec", string(d))
-	if err != nil {
-		return nil, err
-	}
-	switch snapshots := lines[1:]; {
-	case len(snapshots) == 0:
-		_, err = zfs("snapshot", d.Snapshot(imageSnapshot))
-	case len(snapshots) > 1 || snapshots[0][0] != d.Snapshot(imageSnapshot):
-		err = fmt.Errorf("%s has other snapshots than an image's one; leave it out of automatic snapshots and try again", d)
-	}
-	if lines[0][1] == "on" {
-		settings = []string{"setuid=off", "exec=off"}
-	}
-	return settings, err
 }
 
 func (z *ZFS) Discard(ctx context.Context, tmp string) error {

@@ -47,7 +47,9 @@ func (z *ZFS) Receive(ctx context.Context, tmp, base string, stream io.Reader) e
 }
 
 // isTaken tells of a receive that was refused because of what is there, which is not its own to remove.
-func isTaken(err error) bool { return says(err, "' exists") || isExists(err) }
+func isTaken(err error) bool {
+	return says(err, "' exists") || isExists(err) || says(err, "partially-complete state")
+}
 
 // source remembers why it ended, to tell the stream's failure from that of what it went to.
 type source struct {

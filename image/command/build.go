@@ -97,7 +97,7 @@ What an instruction made is found again as long as it and all before it stay the
 			if err != nil {
 				return err
 			}
-			return a.printImage(cmd, "Built", img)
+			return a.printImage(cmd, store, "Built", img)
 		},
 	}
 	defaults.add(cmd)

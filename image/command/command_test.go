@@ -129,14 +129,15 @@ func TestTour(t *testing.T) {
 			if got.Reference != url+"/web:1.0" || got.Manifest.Defaults.Command != "/bin/web" || got.Manifest.Defaults.Env["A"] != "b=c" || len(got.Manifest.Defaults.Ports) != 2 {
 				t.Errorf("list: %+v", got)
 			}
-			if data, err := os.ReadFile(filepath.Join(got.Root, "etc/motd")); string(data) != "hello\n" {
-				t.Errorf("motd: %q, %v", data, err)
-			}
 			if out := must(t, with(host, "list")...); !strings.Contains(out, got.ID[:12]) || !strings.Contains(out, url) {
 				t.Errorf("list says %q", out)
 			}
-			if out := must(t, with(host, "inspect", got.ID[:8])...); !strings.Contains(out, `"digest": "sha256:`+got.ID) {
+			out = must(t, with(host, "inspect", got.ID[:8])...)
+			if err := json.Unmarshal([]byte(out), &got); err != nil || got.Manifest.Digest != "sha256:"+got.ID {
 				t.Errorf("inspect says %q", out)
+			}
+			if data, err := os.ReadFile(filepath.Join(got.Root, "etc/motd")); string(data) != "hello\n" {
+				t.Errorf("motd: %q, %v", data, err)
 			}
 			must(t, with(host, "rm", "web:1.0")...)
 			if out := must(t, with(host, "list", "--json")...); strings.TrimSpace(out) != "[]" {

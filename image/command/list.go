@@ -16,7 +16,7 @@ import (
 type imageJSON struct {
 	ID         string         `json:"id"`
 	Reference  string         `json:"reference"`
-	Root       string         `json:"root"`
+	Root       string         `json:"root,omitempty"` // of one image only: its files are mounted there
 	Used       uint64         `json:"used"`
 	Referenced uint64         `json:"referenced"`
 	Clones     []string       `json:"clones"`
@@ -25,7 +25,7 @@ type imageJSON struct {
 }
 
 func forJSON(img image.Image) imageJSON {
-	j := imageJSON{ID: img.ID, Root: img.Root, Used: img.Used, Referenced: img.Referenced, Clones: img.Clones, Manifest: img.Manifest}
+	j := imageJSON{ID: img.ID, Used: img.Used, Referenced: img.Referenced, Clones: img.Clones, Manifest: img.Manifest}
 	if img.Reference.Name != "" {
 		j.Reference = img.Reference.String()
 	}
@@ -35,11 +35,30 @@ func forJSON(img image.Image) imageJSON {
 	return j
 }
 
-func (a *app) printImage(cmd *cobra.Command, what string, img image.Image) error {
-	if a.json {
-		return printJSON(cmd.OutOrStdout(), forJSON(img))
+// withRoot is an image with all that is known of it.
+func withRoot(cmd *cobra.Command, store *image.Store, img image.Image) (imageJSON, error) {
+	root, err := store.Root(cmd.Context(), img)
+	j := forJSON(img)
+	j.Root = root
+	return j, err
+}
+
+// printImage is for one that came into the store just now.
+func (a *app) printImage(cmd *cobra.Command, store *image.Store, what string, img image.Image) error {
+	ref := img.Reference
+	ref.Digest = ""
+	img, err := store.Find(cmd.Context(), ref.String())
+	if err != nil {
+		return err
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, ID %s, root %s\n", what, img.Reference, shortID(img.ID), img.Root)
+	j, err := withRoot(cmd, store, img)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return printJSON(cmd.OutOrStdout(), j)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, ID %s, root %s\n", what, img.Reference, shortID(img.ID), j.Root)
 	return err
 }
 
@@ -112,11 +131,15 @@ func (a *app) inspect() *cobra.Command {
 		Short: "Print what is known of an image in the store, as JSON",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, img, err := a.find(cmd, args[0])
+			store, img, err := a.find(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			return printJSON(cmd.OutOrStdout(), forJSON(img))
+			j, err := withRoot(cmd, store, img)
+			if err != nil {
+				return err
+			}
+			return printJSON(cmd.OutOrStdout(), j)
 		},
 	}
 }

@@ -73,7 +73,7 @@ func (a *app) pull() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printImage(cmd, "Here", img)
+			return a.printImage(cmd, store, "Here", img)
 		},
 	}
 	registry.add(cmd)
