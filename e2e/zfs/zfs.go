@@ -159,22 +159,22 @@ func rename(args []string) error {
 	return restoreMount(to, was)
 }
 
+// mounted asks the kernel, as zfs-fuse does too.
 func mounted(dataset string) (bool, error) {
-	lines, err := output("get", "-H", "-o", "value", "mounted", dataset)
-	return len(lines) == 1 && lines[0] == "yes", err
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	return bytes.HasPrefix(mounts, []byte(dataset+" ")) || bytes.Contains(mounts, []byte("\n"+dataset+" ")), err
 }
 
 // restoreMount mounts or unmounts a dataset that may be so already.
 func restoreMount(dataset string, should bool) error {
-	command, already := "unmount", "not currently mounted"
-	if should {
-		command, already = "mount", "already mounted"
+	is, err := mounted(dataset)
+	switch {
+	case err != nil || is == should:
+		return err
+	case should:
+		return locked("mount", dataset)
 	}
-	err := locked(command, dataset)
-	if err != nil && strings.Contains(err.Error(), already) {
-		return nil
-	}
-	return err
+	return locked("unmount", dataset)
 }
 
 // receive runs without the lock: a stream takes as long as its sender likes.
