@@ -20,9 +20,6 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
-// devfsRuleset is devfs.rules(5)'s for jails.
-const devfsRuleset = 4
-
 // runInJail is an image.Runner but for the folder of the driver's state. The command sees the image's root, a /dev, and the network only if
 // it is to.
 func runInJail(ctx context.Context, stateDir string, run image.Run) error {
@@ -71,7 +68,7 @@ func furnish(run image.Run) (undo func() error, err error) {
 		}
 		return err
 	}
-	if err := storage.MountAll(run.Root, storage.DefaultMounts(devfsRuleset)); err != nil {
+	if err := storage.MountAll(run.Root, storage.DefaultMounts(jail.DevfsRuleset)); err != nil {
 		return nil, errors.Join(err, undo())
 	}
 	return undo, nil
@@ -84,7 +81,6 @@ func runCommand(ctx context.Context, shim, dir, name string, run image.Run) erro
 	}
 	spec := jail.Spec{
 		Version: jail.Version, Name: name, Hostname: "build", Root: run.Root, HostNetwork: run.HostNetwork,
-		Params:  jail.Params{DevfsRuleset: devfsRuleset},
 		Command: run.Args[0], Args: run.Args[1:], Env: run.Env, Dir: run.Dir, User: run.User, Stdout: output, Stderr: output,
 	}
 	if err := jail.Resolve(run.Root, &spec); err != nil {

@@ -1,21 +1,19 @@
 package driver
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
-// The rulesets of devfs.rules(5) for jails, without and with a network stack of their own, which every job may have.
-const (
-	devfsRulesetJail = 4
-	devfsRulesetVnet = 5
-)
+// devfsRulesetVnet is the ruleset of devfs.rules(5), from FreeBSD 13 on, for jails with a network stack of their own.
+const devfsRulesetVnet = 5
 
 // permitRuleset refuses a devfs ruleset that the operator has not listed.
 func (c *Config) permitRuleset(n int) error {
-	if n == 0 || n == devfsRulesetJail || n == devfsRulesetVnet || slices.Contains(c.DevfsRulesets, n) {
+	if n == 0 || n == jail.DevfsRuleset || n == devfsRulesetVnet || slices.Contains(c.DevfsRulesets, n) {
 		return nil
 	}
 	return fmt.Errorf("devfs_ruleset %d is not allowed here; the operator allows it with devfs_rulesets = [%d] in the plugin's configuration",
@@ -36,12 +34,4 @@ func (p *plan) params() jail.Params {
 	return params
 }
 
-func (p *plan) devfsRuleset() int {
-	switch {
-	case p.task.DevfsRuleset != 0:
-		return p.task.DevfsRuleset
-	case p.task.NetworkMode == modeHost:
-		return devfsRulesetJail
-	}
-	return devfsRulesetVnet
-}
+func (p *plan) devfsRuleset() int { return cmp.Or(p.task.DevfsRuleset, jail.DevfsRuleset) }

@@ -72,7 +72,7 @@ func TestJailParameters(t *testing.T) {
 		{
 			"safe by default", func(*TaskConfig, *drivers.TaskConfig) {},
 			map[string]string{
-				"enforce_statfs": "2", "children.max": "0", "devfs_ruleset": "5", "vnet": sysNew, "allow.raw_sockets": "0", "allow.mount": "0",
+				"enforce_statfs": "2", "children.max": "0", "devfs_ruleset": "4", "vnet": sysNew, "allow.raw_sockets": "0", "allow.mount": "0",
 				"allow.sysvipc": "0", "sysvshm": sysDisable, "sysvmsg": sysDisable, "sysvsem": sysDisable,
 			},
 			map[string]string{

@@ -21,7 +21,7 @@ import (
 // IMAGE, CLONE, ROOT, NAME, ADDRESS and ALLOC come from the environment.
 const script = `set -e
 zfs clone -o mountpoint="$ROOT" "$IMAGE" "$CLONE"
-mount -t devfs -o ruleset=5 devfs "$ROOT/dev"
+mount -t devfs -o ruleset=4 devfs "$ROOT/dev"
 mkdir -p "$ROOT/alloc" "$ROOT/local" "$ROOT/secrets"
 for folder in alloc local secrets; do mount -t nullfs "$ALLOC/$folder" "$ROOT/$folder"; done
 cp /etc/resolv.conf "$ROOT/etc/resolv.conf"
@@ -30,7 +30,7 @@ a=$(ifconfig epair create)
 b=${a%a}b
 ifconfig "$a" name "${NAME}a" up > /dev/null
 ifconfig jail0 addm "${NAME}a"
-jail -c name="$NAME" path="$ROOT" host.hostname="$NAME" vnet=new persist devfs_ruleset=5 enforce_statfs=2 > /dev/null
+jail -c name="$NAME" path="$ROOT" host.hostname="$NAME" vnet=new persist devfs_ruleset=4 enforce_statfs=2 > /dev/null
 ifconfig "$b" vnet "$NAME"
 jexec "$NAME" ifconfig lo0 127.0.0.1/8 up
 jexec "$NAME" ifconfig "$b" "$ADDRESS/16" up

@@ -10,11 +10,15 @@ import (
 	"strconv"
 )
 
+// DevfsRuleset is that of devfs.rules(5) for jails, with a network stack of their own too: the one for those, 5, adds pf(4)'s device, and
+// FreeBSD 12 has none.
+const DevfsRuleset = 4
+
 // Params widen or narrow what a cell may do; the zero value is the safe default. They mean what jail(8) says about the parameter of
 // that name; Linux honours Allow as far as capabilities reach, and the rest changes nothing there.
 type Params struct {
 	Allow         []string `json:",omitempty"` // Allowances, without "allow."
-	DevfsRuleset  int      `json:",omitempty"` // 0: 4, or 5 with a network stack of its own
+	DevfsRuleset  int      `json:",omitempty"` // 0: the constant DevfsRuleset
 	EnforceStatfs int      `json:",omitempty"` // 0: 2. Only 1 and 2 are possible: 0 would show the host's mounts
 	Children      int      `json:",omitempty"` // children.max
 	Securelevel   *int     `json:",omitempty"` // nil: the host's, which is also the least the kernel takes
@@ -64,14 +68,14 @@ func parameters(spec Spec) []parameter {
 		{"persist", nil},
 		{"children.max", p.Children},
 		{"enforce_statfs", cmp.Or(p.EnforceStatfs, 2)},
+		{"devfs_ruleset", cmp.Or(p.DevfsRuleset, DevfsRuleset)},
 	}
 	if spec.ownNetwork() {
 		// No ip4 or ip6 beside it: the kernel refuses address restrictions on a vnet jail.
-		list = append(list, parameter{"vnet", sysNew}, parameter{"devfs_ruleset", cmp.Or(p.DevfsRuleset, 5)})
+		list = append(list, parameter{"vnet", sysNew})
 	} else {
 		// No vnet beside them, for the same reason; without ip4 and ip6 the jail would have no sockets.
-		list = append(list, parameter{"ip4", sysInherit}, parameter{"ip6", sysInherit},
-			parameter{"devfs_ruleset", cmp.Or(p.DevfsRuleset, 4)})
+		list = append(list, parameter{"ip4", sysInherit}, parameter{"ip6", sysInherit})
 	}
 	if p.Securelevel != nil {
 		list = append(list, parameter{"securelevel", *p.Securelevel})

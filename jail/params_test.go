@@ -36,25 +36,25 @@ func TestParameters(t *testing.T) {
 	}{
 		"the safe default": {
 			func(*Spec) {},
-			append([]string{"children.max=0", "enforce_statfs=2", "vnet=1", "devfs_ruleset=5"}, denied...),
+			append([]string{"children.max=0", "enforce_statfs=2", "devfs_ruleset=4", "vnet=1"}, denied...),
 		},
 		"the host's network: no vnet, or the kernel refuses ip4 and ip6": {
 			func(s *Spec) { s.HostNetwork = true },
-			append([]string{"children.max=0", "enforce_statfs=2", "ip4=2", "ip6=2", "devfs_ruleset=4"}, denied...),
+			append([]string{"children.max=0", "enforce_statfs=2", "devfs_ruleset=4", "ip4=2", "ip6=2"}, denied...),
 		},
 		"what is allowed is not denied": {
 			func(s *Spec) { s.Params.Allow = []string{"raw_sockets", "mlock"} },
-			append([]string{"children.max=0", "enforce_statfs=2", "vnet=1", "devfs_ruleset=5"},
+			append([]string{"children.max=0", "enforce_statfs=2", "devfs_ruleset=4", "vnet=1"},
 				merge(without("allow.noraw_sockets", "allow.nomlock"), "allow.raw_sockets", "allow.mlock")...),
 		},
 		"SysV IPC of its own, never the host's": {
 			func(s *Spec) { s.Params.Allow = []string{"sysvipc"} },
-			append(append([]string{"children.max=0", "enforce_statfs=2", "vnet=1", "devfs_ruleset=5"}, denied...),
+			append(append([]string{"children.max=0", "enforce_statfs=2", "devfs_ruleset=4", "vnet=1"}, denied...),
 				"sysvmsg=1", "sysvsem=1", "sysvshm=1"),
 		},
 		"mounting a file system needs mounting": {
 			func(s *Spec) { s.Params.Allow, s.Params.EnforceStatfs = []string{"mount.zfs"}, 1 },
-			append([]string{"children.max=0", "enforce_statfs=1", "vnet=1", "devfs_ruleset=5"},
+			append([]string{"children.max=0", "enforce_statfs=1", "devfs_ruleset=4", "vnet=1"},
 				merge(without("allow.nomount"), "allow.mount", "allow.mount.zfs")...),
 		},
 		"values": {
@@ -62,7 +62,7 @@ func TestParameters(t *testing.T) {
 				level := 2
 				s.Params = Params{DevfsRuleset: 61, Children: 3, Securelevel: &level, OSRelease: "12.2-RELEASE-p4"}
 			},
-			append([]string{"children.max=3", "enforce_statfs=2", "vnet=1", "devfs_ruleset=61", "securelevel=2",
+			append([]string{"children.max=3", "enforce_statfs=2", "devfs_ruleset=61", "vnet=1", "securelevel=2",
 				"osrelease=12.2-RELEASE-p4", "osreldate=1202000"}, denied...),
 		},
 	}

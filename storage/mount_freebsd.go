@@ -28,7 +28,7 @@ func attach(m Mount, source, _ *os.File, at string) error {
 		}
 		return nmount(options, flags(m))
 	}
-	if err := checkRuleset(m.Ruleset); err != nil {
+	if err := CheckRuleset(m.Ruleset); err != nil {
 		return err
 	}
 	return nmount([][2]string{{"fstype", "devfs"}, {"fspath", at}, {"ruleset", strconv.Itoa(m.Ruleset)}}, unix.MNT_NOEXEC)
@@ -80,8 +80,8 @@ const (
 	devfsNextRule = 0xc0000000 | unsafe.Sizeof(devfsRule{})<<16 | 'D'<<8 | 4 // DEVFSIO_RGETNEXT
 )
 
-// checkRuleset refuses a ruleset without rules, which shows all devices. The system's are loaded at boot, if it is told to.
-func checkRuleset(n int) error {
+// CheckRuleset refuses a devfs(8) ruleset without rules, which shows all devices. FreeBSD only.
+func CheckRuleset(n int) error {
 	dev, err := os.Open("/dev")
 	if err != nil {
 		return err
@@ -93,7 +93,8 @@ func checkRuleset(n int) error {
 	case 0:
 		return nil
 	case unix.ENOENT:
-		return fmt.Errorf("devfs ruleset %d has no rules and would show all the host's devices; load the system's with: service devfs onestart", n)
+		return fmt.Errorf("devfs ruleset %d has no rules and would show all the host's devices; service devfs onestart loads those of "+
+			"/etc/defaults/devfs.rules, and of /etc/devfs.rules for your own; devfs_load_rulesets=\"YES\" in /etc/rc.conf does so at boot", n)
 	}
 	return fmt.Errorf("devfs ruleset %d: %w", n, errno)
 }

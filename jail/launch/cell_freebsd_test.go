@@ -32,7 +32,7 @@ func TestJailParameters(t *testing.T) {
 		"the safe default": {
 			func(*jail.Spec) {},
 			"allow.chflags=false allow.mlock=false allow.mount=false allow.quotas=false allow.raw_sockets=false allow.socket_af=false " +
-				"allow.sysvipc=false children.max=0 devfs_ruleset=5 enforce_statfs=2 host=new ip4=inherit ip6=inherit persist=true sysvshm=disable vnet=new",
+				"allow.sysvipc=false children.max=0 devfs_ruleset=4 enforce_statfs=2 host=new ip4=inherit ip6=inherit persist=true sysvshm=disable vnet=new",
 		},
 		"the host's network": {
 			func(s *jail.Spec) { s.HostNetwork = true },
