@@ -194,17 +194,26 @@ func (s *start) foresee(ctx context.Context) error {
 	return err
 }
 
-// clone makes the root. That waits for the disk, and meanwhile the task's ports are opened.
+// clone makes the root. That waits for the disk, and meanwhile the task's ports are opened, and its shim gets ready where that is possible.
 func (s *start) clone(ctx context.Context) error {
-	reserved := make(chan error, 1)
+	reserved, ready := make(chan error, 1), make(chan error, 1)
 	go func() { reserved <- s.reserve(ctx) }()
+	go func() { ready <- s.prepareShim(launch.BeforeMounts) }()
 	root, err := s.host.Storage.Clone(ctx, s.image.ID, s.name, storage.CloneOptions{TaskID: s.cfg.ID})
 	if err != nil {
 		err = fmt.Errorf("clone of image %s: %w", s.ref, err)
 	}
 	s.root = root
 	s.state.Root = root
-	return errors.Join(err, <-reserved)
+	return errors.Join(err, <-reserved, <-ready)
+}
+
+// prepareShim prepares one if it is the time, and none is there.
+func (s *start) prepareShim(now bool) (err error) {
+	if now && s.shim == nil {
+		s.shim, err = launch.Prepare(s.host.shim, s.dir, s.name)
+	}
+	return err
 }
 
 func (s *start) reserve(ctx context.Context) error {
@@ -353,14 +362,10 @@ func (s *start) createJail(context.Context) error {
 	return nil
 }
 
-// attach connects the jail, and meanwhile has the shim get ready: on Linux it sees the mounts of when it starts, the jail's among them.
+// attach connects the jail, and meanwhile has the shim get ready if it is not.
 func (s *start) attach(ctx context.Context) error {
 	ready := make(chan error, 1)
-	go func() {
-		var err error
-		s.shim, err = launch.Prepare(s.host.shim, s.dir, s.name)
-		ready <- err
-	}()
+	go func() { ready <- s.prepareShim(true) }()
 	err := s.connect(ctx)
 	return errors.Join(err, <-ready)
 }

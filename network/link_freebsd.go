@@ -25,6 +25,19 @@ const (
 	bridgeUnits     = 16
 )
 
+// layCable makes the pair, both ends on the host, where it needs no jail yet.
+func (n *Network) layCable(req Request, a Attachment) error {
+	c, err := openIfconfig()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := n.createPair(c, req.Name); err != nil {
+		return err
+	}
+	return n.configurePair(c, req, a)
+}
+
 func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 	jid, err := strconv.Atoi(req.Cell)
 	if err != nil {
@@ -40,11 +53,10 @@ func (n *Network) connect(_ context.Context, req Request, a Attachment) error {
 		return err
 	}
 	defer jail.Close()
-	if err := n.createPair(host, req.Name); err != nil {
-		return err
-	}
-	if err := n.configurePair(host, req, a); err != nil {
-		return err
+	for _, end := range []string{a.Interface, jailEnd(req.Name)} {
+		if err := host.describe(end, n.describeJail(req)); err != nil {
+			return err
+		}
 	}
 	if err := host.giveTo(jailEnd(req.Name), jid); err != nil {
 		return err
@@ -102,8 +114,8 @@ func (n *Network) configurePair(c *ifconfig, req Request, a Attachment) error {
 	}
 	near, far := a.Interface, jailEnd(req.Name)
 	for _, step := range []func() error{
-		func() error { return c.describe(near, n.describeJail(req)) },
-		func() error { return c.describe(far, n.describeJail(req)) },
+		func() error { return c.describe(near, n.describe(req.TaskID)) },
+		func() error { return c.describe(far, n.describe(req.TaskID)) },
 		func() error { return c.addGroup(near, pfGroup) },
 		func() error { return c.setHardwareAddr(near, hardwareAddr(a.IPv4, 'a')) },
 		func() error { return c.setHardwareAddr(far, hardwareAddr(a.IPv4, 'b')) },
@@ -194,7 +206,7 @@ func (n *Network) takeBack(ctx context.Context, c *ifconfig, name string) error 
 	}
 }
 
-// describeJail is the description of both ends; describedJail reads it.
+// describeJail is the description of both ends of a pair that leads into a jail; describedJail reads it.
 func (n *Network) describeJail(req Request) string {
 	return n.describe("jail " + req.Cell + " " + req.TaskID)
 }

@@ -118,8 +118,8 @@ func (n *Network) Prepare(ctx context.Context) error {
 // the way out; nil when nothing does. It may be called before Prepare.
 func (n *Network) Check(ctx context.Context) error { return n.checkHost(ctx) }
 
-// Reserve gives the name an address and leads its ports there, for a cell that
-// may yet have to be made. What fails leaves nothing behind. A name that holds
+// Reserve gives the name an address and leads its ports there, and makes what
+// it can of its interface, for a cell that may yet have to be made. What fails leaves nothing behind. A name that holds
 // something already is refused: Detach it first.
 func (n *Network) Reserve(ctx context.Context, req Request) (Attachment, error) {
 	if err := n.valid(req); err != nil {
@@ -129,7 +129,11 @@ func (n *Network) Reserve(ctx context.Context, req Request) (Attachment, error) 
 	if err != nil {
 		return Attachment{}, err
 	}
-	if err := n.publish(ctx, req, a); err != nil {
+	err = n.publish(ctx, req, a)
+	if err == nil && req.Within == "" {
+		err = plugged(a, n.layCable(req, a))
+	}
+	if err != nil {
 		return Attachment{}, errors.Join(err, n.Detach(context.WithoutCancel(ctx), req.Name))
 	}
 	return a, nil
@@ -141,7 +145,12 @@ func (n *Network) Attach(ctx context.Context, req Request, a Attachment) error {
 	if req.Within != "" {
 		return nil
 	}
-	if err := n.connect(ctx, req, a); err != nil {
+	return plugged(a, n.connect(ctx, req, a))
+}
+
+// plugged names the interface that an error is of.
+func plugged(a Attachment, err error) error {
+	if err != nil {
 		return fmt.Errorf("interface %s: %w", a.Interface, err)
 	}
 	return nil

@@ -362,14 +362,14 @@ func TestUDPBefore(t *testing.T) {
 	}
 }
 
-// TestHalf: what an Attach leaves that was killed at any step, and what a jail
-// leaves that died, is listed and goes.
+// TestHalf: what a Reserve or Attach leaves that was killed at any step, and
+// what a jail leaves that died, is listed and goes.
 func TestHalf(t *testing.T) {
 	newHost(t)
 	n := prepared(t, nil)
 	before := listing(t, n)
 	ctx := context.Background()
-	for steps := 1; steps <= 4; steps++ {
+	for steps := 1; steps <= 5; steps++ {
 		c := newCell(t)
 		req := request(steps, port("tcp", "", 8080, 80))
 		req.Cell = c.id
@@ -377,17 +377,16 @@ func TestHalf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if steps >= 2 {
-			if err := n.connect(ctx, req, a); err != nil {
+		for _, step := range []func() error{
+			func() error { return n.publish(ctx, req, a) },
+			func() error { return n.layCable(req, a) },
+			func() error { return n.connect(ctx, req, a) },
+		}[:min(steps-1, 3)] {
+			if err := step(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if steps >= 3 {
-			if err := n.publish(ctx, req, a); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if steps >= 4 {
+		if steps == 5 {
 			c.remove(t)
 		}
 		if names, err := n.List(ctx); err != nil || len(names) != 1 {

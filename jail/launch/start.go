@@ -36,7 +36,7 @@ func Start(ctx context.Context, shim, dir string, spec jail.Spec) (jail.Status, 
 	return s.Start(ctx, spec)
 }
 
-// Prepare starts the shim of the task with that name, whose cell is there. The shim gets ready while the caller does what else there is
+// Prepare starts the shim of the task with that name, whose cell may yet have to be made; see BeforeMounts. The shim gets ready while the caller does what else there is
 // to do for the task. dir is the task's state folder, made here; a task is started once. On error nothing is left.
 func Prepare(shim, dir, name string) (*Shim, error) {
 	if err := makeState(dir); err != nil {

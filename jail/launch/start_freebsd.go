@@ -2,6 +2,9 @@ package launch
 
 import "syscall"
 
+// BeforeMounts: a shim may be prepared before its task's root has its mounts.
+const BeforeMounts = true
+
 // shimAttr leaves the shim on the host, out of reach of the jail.
 func shimAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
