@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
+	"github.com/nomad-driver-jail/nomad-driver-jail/image/command"
 )
 
 var errUnfit = errors.New("this host cannot run the driver yet")
@@ -23,7 +24,7 @@ func doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this host has of what the driver needs, and how to get the rest",
-		Args:  cobra.NoArgs,
+		Args:  command.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			host, err := flags.host()
 			if err != nil {
@@ -69,17 +70,23 @@ func report(parts []driver.Part) []partReport {
 	return out
 }
 
+// coloured is for a terminal that has colours, whose user has not asked for none (https://no-color.org).
+func coloured(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
 func printParts(w io.Writer, parts []driver.Part) {
 	green, red, plain := "\x1b[32m", "\x1b[31m", "\x1b[0m"
-	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	if !coloured(w) {
 		green, red, plain = "", "", ""
 	}
 	for _, p := range report(parts) {
 		if !p.OK {
-			fmt.Fprintf(w, "%smissing%s  %-8s  %s\n", red, plain, p.Name, p.Missing)
+			fmt.Fprintf(w, "%smissing%s  %-10s  %s\n", red, plain, p.Name, p.Missing)
 			continue
 		}
-		fmt.Fprintf(w, "%sok%s       %-8s", green, plain, p.Name)
+		fmt.Fprintf(w, "%sok%s       %-10s", green, plain, p.Name)
 		for _, k := range slices.Sorted(maps.Keys(p.Facts)) {
 			fmt.Fprintf(w, "  %s=%s", k, p.Facts[k])
 		}

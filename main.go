@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -39,7 +40,7 @@ commands below to build and serve images and to ask a host what runs on it.`,
 		Version:       driver.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          command.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !startedByNomad() {
 				return cmd.Help()
@@ -52,10 +53,18 @@ commands below to build and serve images and to ask a host what runs on it.`,
 	}
 	root.Flags().StringVar(&driverName, "driver-name", driver.DefaultName,
 		`the name under which the driver registers with Nomad, such as "pot"`)
-	// A configuration that cannot be read is the other commands' to complain about; images can be named a store.
-	last, _ := driver.LastConfig(driver.DefaultConfig().StateDir)
-	root.AddCommand(command.New(runInJail, last.Dataset, last.Directory), psCommand(), gcCommand(), doctorCommand())
+	root.SetFlagErrorFunc(command.FlagError)
+	root.AddCommand(command.New(runInJail, imageStore), psCommand(), gcCommand(), doctorCommand())
 	return root
+}
+
+// imageStore is a command.Plugin.
+func imageStore(config, stateDir string) (dataset, directory, state string, err error) {
+	c, err := driver.FindConfig(config, stateDir, driver.AgentConfig)
+	if err != nil {
+		c.StateDir = cmp.Or(stateDir, driver.DefaultConfig().StateDir)
+	}
+	return c.Dataset, c.Directory, c.StateDir, err
 }
 
 // startedByNomad looks for the handshake that go-plugin puts into a plugin's environment.

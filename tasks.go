@@ -13,22 +13,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
+	"github.com/nomad-driver-jail/nomad-driver-jail/image/command"
 )
 
 // hostFlags choose the host's parts as the plugin's configuration does; without them they are those of the plugin that
 // ran here last.
 type hostFlags struct {
-	stateDir, dataset, directory string
+	config, stateDir, dataset, directory string
 }
 
 func (f *hostFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.stateDir, "state-dir", driver.DefaultConfig().StateDir, "the plugin's state_dir")
-	cmd.Flags().StringVar(&f.dataset, "dataset", "", "the plugin's dataset (default: what the plugin used last)")
+	cmd.Flags().StringVar(&f.config, "config", "",
+		"file or folder of Nomad's agent configuration that has the plugin's (default: what the plugin used last, else "+driver.AgentConfig+")")
+	cmd.Flags().StringVar(&f.stateDir, "state-dir", "", "the plugin's state_dir (default: "+driver.DefaultConfig().StateDir+")")
+	cmd.Flags().StringVar(&f.dataset, "dataset", "", "the plugin's dataset")
 	cmd.Flags().StringVar(&f.directory, "directory", "", "the plugin's directory, instead of a dataset")
 }
 
 func (f *hostFlags) host() (*driver.Host, error) {
-	config, err := driver.LastConfig(f.stateDir)
+	if f.dataset != "" && f.directory != "" {
+		return nil, command.UsageError(errors.New("--dataset and --directory exclude each other; give one"))
+	}
+	config, err := driver.FindConfig(f.config, f.stateDir, driver.AgentConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +51,7 @@ func psCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ps",
 		Short: "List the tasks on this host and what each holds",
-		Args:  cobra.NoArgs,
+		Args:  command.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			host, err := flags.host()
 			if err != nil {
@@ -97,7 +103,7 @@ func gcCommand() *cobra.Command {
 		Long: `Removes all that bears the name of a task that is not running. A task that
 ended less than the grace time ago is left for Nomad, which may still want its
 exit code.`,
-		Args: cobra.NoArgs,
+		Args: command.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			host, err := flags.host()
 			if err != nil {

@@ -1,8 +1,16 @@
 package driver
 
-import "github.com/hashicorp/nomad/plugins/drivers"
+import (
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
+)
 
 const defaultStateDir = "/var/db/nomad-driver-jail"
+
+// AgentConfig is where the system's package of Nomad has the agent's configuration.
+const AgentConfig = "/usr/local/etc/nomad.d"
 
 // Nomad makes no group networks on FreeBSD.
 var netIsolationModes = []drivers.NetIsolationMode{drivers.NetIsolationModeHost, drivers.NetIsolationModeTask}
@@ -16,8 +24,10 @@ var (
 // cpuTimeIsFine: racct counts CPU time in whole seconds, whose differences over an interval say nothing; it has a percentage beside.
 const cpuTimeIsFine = false
 
-// What the host has where the checks of limits and network find nothing wrong, for constraints.
-var (
-	limitsFacts  = map[string]string{"racct": "true"}
-	networkFacts = map[string]string{"vnet": "true", "pf": "true", "pf_anchors": "true"}
-)
+// limitsFacts are what the host has where the check of limits finds nothing wrong, for constraints.
+var limitsFacts = map[string]string{"racct": "true"}
+
+// deviceParts are what a jail's /dev needs.
+func deviceParts() []Part {
+	return []Part{{Name: "devfs", Err: storage.CheckRuleset(jail.DevfsRuleset)}}
+}

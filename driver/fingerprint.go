@@ -3,8 +3,10 @@ package driver
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +14,9 @@ import (
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
 	"golang.org/x/sys/unix"
 
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
 	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 const fingerprintPeriod = 30 * time.Second
@@ -67,7 +71,7 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 		return f
 	}
 	var missing []string
-	for _, part := range d.host.Parts(ctx) {
+	for _, part := range d.host.Repair(ctx) {
 		key := "driver." + d.name + "." + part.Name
 		if part.Err != nil {
 			missing = append(missing, fmt.Sprintf("%s: %v", part.Name, part.Err))
@@ -95,38 +99,76 @@ type Part struct {
 	Err   error
 }
 
-// Parts examines the host. The fingerprint and the doctor command say the same because both ask here.
+// Parts examines the host and changes nothing. What the plugin would make counts as there unless something keeps it from that.
 func (h *Host) Parts(ctx context.Context) []Part {
-	failed := h.prepare(ctx) // first: the others look at what it makes
-	parts := []Part{
-		kernelPart(),
+	parts, net := h.look(ctx)
+	for i := range parts {
+		if errors.Is(parts[i].Err, storage.ErrNotMade) {
+			parts[i].Err = nil
+		}
+	}
+	return merge(slices.Concat(parts, net), nil)
+}
+
+func (h *Host) look(ctx context.Context) (parts, net []Part) {
+	for _, p := range h.Network.Check(ctx) {
+		net = append(net, Part{Name: p.Name, Err: p.Err})
+	}
+	return slices.Concat([]Part{
+		kernelPart(ctx),
 		h.storagePart(ctx),
 		{Name: "limits", Facts: limitsFacts, Err: rctl.Check()},
-		{Name: "network", Facts: networkFacts, Err: h.Network.Check(ctx)},
-		{Name: "shim"},
+		{Name: "shim", Err: launch.Check(h.Config.StateDir)},
+	}, deviceParts()), net
+}
+
+// merge adds what failed to parts in which nothing else was found.
+func merge(parts, failed []Part) []Part {
+	for _, f := range failed {
+		i := slices.IndexFunc(parts, func(p Part) bool { return p.Name == f.Name })
+		switch {
+		case i < 0:
+			parts = append(parts, f)
+		case parts[i].Err == nil:
+			parts[i].Err = f.Err
+		}
 	}
 	for i := range parts {
-		p := &parts[i]
-		for _, f := range failed {
-			if f.Name == p.Name && p.Err == nil {
-				p.Err = f.Err
-			}
-		}
-		if p.Err != nil {
-			p.Facts = nil // they are those of a part that is there
+		if parts[i].Err != nil {
+			parts[i].Facts = nil // they are those of a part that is there
 		}
 	}
 	return parts
 }
 
-func kernelPart() Part {
+func kernelPart(ctx context.Context) Part {
+	return Part{
+		Name:  "kernel",
+		Facts: map[string]string{"os": runtime.GOOS, "arch": runtime.GOARCH, "release": kernelRelease()},
+		Err:   checkRelease(ctx),
+	}
+}
+
+func kernelRelease() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return Part{Name: "kernel", Err: err}
+		return ""
 	}
-	return Part{Name: "kernel", Facts: map[string]string{
-		"os": runtime.GOOS, "arch": runtime.GOARCH, "release": unix.ByteSliceToString(name.Release[:]),
-	}}
+	return unix.ByteSliceToString(name.Release[:])
+}
+
+func checkRelease(context.Context) error { return supported(runtime.GOOS, kernelRelease()) }
+
+// supported refuses a FreeBSD that lacks what the driver is built on. What has no number is not older.
+func supported(goos, release string) error {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n < 2 || goos != "freebsd" {
+		return nil
+	}
+	if major < 12 || major == 12 && minor < 2 {
+		return fmt.Errorf("FreeBSD %s is too old for this driver, which needs 12.2 or newer: upgrade with freebsd-update(8)", release)
+	}
+	return nil
 }
 
 // leastSpace is the free space in bytes below which a host takes no more tasks.
@@ -141,18 +183,16 @@ func (h *Host) storagePart(ctx context.Context) Part {
 	if p.Err = h.Storage.Check(ctx); p.Err != nil {
 		return p
 	}
+	store := cmp.Or(h.Config.Dataset, h.Config.Directory)
+	p.Facts = map[string]string{"format": h.Storage.Format(), "store": store}
 	free, total, err := h.Storage.Space(ctx)
 	if p.Err = err; err != nil {
 		return p
 	}
-	store := cmp.Or(h.Config.Dataset, h.Config.Directory)
 	if free < leastSpace {
 		p.Err = fmt.Errorf("%s has %s left, with which no task can do much; `nomad-driver-jail image gc` removes images that nobody uses",
 			store, mib(int64(free)))
 	}
-	p.Facts = map[string]string{
-		"format": h.Storage.Format(), "free_bytes": fmt.Sprint(free), "total_bytes": fmt.Sprint(total),
-		"store": store,
-	}
+	p.Facts["free_bytes"], p.Facts["total_bytes"] = fmt.Sprint(free), fmt.Sprint(total)
 	return p
 }

@@ -29,9 +29,10 @@ type Host struct {
 	Network *network.Network
 	Health  *health.Reporter
 
-	mu       sync.Mutex
-	prepared bool
-	shim     string
+	mu        sync.Mutex
+	prepared  bool
+	networked bool // the last look found all that networking needs
+	shim      string
 }
 
 var errNoStore = errors.New(`no store is configured; add dataset = "POOL/jails" (or directory = "/path") to the plugin's configuration`)
@@ -108,6 +109,11 @@ func networkConfig(c Config) network.Config {
 // Prepare makes what every task needs and none owns: the store's parents, the bridge, the shim. It does so once; a
 // failure is tried again at the next call.
 func (h *Host) Prepare(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.prepared {
+		return nil
+	}
 	if failed := h.prepare(ctx); len(failed) > 0 {
 		return failed[0].Err
 	}
@@ -116,17 +122,12 @@ func (h *Host) Prepare(ctx context.Context) error {
 
 // prepare goes on after a part that fails, and returns those that did.
 func (h *Host) prepare(ctx context.Context) (failed []Part) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.prepared {
-		return nil
-	}
 	for _, part := range []struct {
 		name    string
 		prepare func(context.Context) error
-	}{{"shim", h.installShim}, {"storage", h.prepareStorage}, {"network", h.Network.Prepare}} {
+	}{{"kernel", checkRelease}, {"shim", h.installShim}, {"storage", h.prepareStorage}, {"network", h.Network.Prepare}} {
 		if err := part.prepare(ctx); err != nil {
-			failed = append(failed, Part{Name: part.name, Err: err})
+			failed = append(failed, failedPart(part.name, err))
 		}
 	}
 	if len(failed) > 0 {
@@ -136,6 +137,60 @@ func (h *Host) prepare(ctx context.Context) (failed []Part) {
 		return []Part{{Name: "storage", Err: err}} // its folder cannot be written to
 	}
 	h.prepared = true
+	return nil
+}
+
+// failedPart names the part of the network that it was.
+func failedPart(name string, err error) Part {
+	var fault *network.Fault
+	if errors.As(err, &fault) {
+		name = fault.Part
+	}
+	return Part{Name: name, Err: err}
+}
+
+// Repair examines the host as Parts does, after it made again what was lost of what Prepare made: a ruleset that somebody flushed, an
+// uplink's other address.
+func (h *Host) Repair(ctx context.Context) []Part {
+	failed := h.prepareAgain(ctx)
+	parts, net := h.look(ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range parts {
+		h.prepared = h.prepared && !errors.Is(p.Err, storage.ErrNotMade) // destroyed since: made at the next call
+	}
+	h.networked = !slices.ContainsFunc(slices.Concat(net, failed), func(p Part) bool { return p.Err != nil })
+	return merge(slices.Concat(parts, net), failed)
+}
+
+func (h *Host) prepareAgain(ctx context.Context) (failed []Part) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.prepared {
+		return h.prepare(ctx)
+	}
+	if err := h.Network.Prepare(ctx); err != nil {
+		return []Part{failedPart("network", err)}
+	}
+	return nil
+}
+
+// networkFault says why no jail could be networked. It asks the host only where the last look found something missing.
+func (h *Host) networkFault(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.networked {
+		return nil
+	}
+	if err := h.Network.Prepare(ctx); err != nil {
+		return err
+	}
+	for _, p := range h.Network.Check(ctx) {
+		if p.Err != nil {
+			return p.Err
+		}
+	}
+	h.networked = true
 	return nil
 }
 

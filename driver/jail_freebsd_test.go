@@ -269,12 +269,16 @@ func TestFingerprintOfFreeBSD(t *testing.T) {
 		t.Errorf("health is %s: %s", f.Health, f.HealthDescription)
 	}
 	for key, want := range map[string]string{
-		"kernel.release": host(t, "uname", "-r"), "kernel.os": "freebsd", "limits.racct": "true", "network.vnet": "true", "network.pf": "true",
-		"network.pf_anchors": "true", "storage.format": "tar",
+		"kernel.release": host(t, "uname", "-r"), "kernel.os": "freebsd", "limits.racct": "true", "storage.format": "tar",
 	} {
 		got, ok := f.Attributes["driver.jail."+key].GetString()
 		if !ok || got != want {
 			t.Errorf("attribute %s is %q, want %q", key, got, want)
+		}
+	}
+	for _, key := range []string{"kernel", "storage", "limits", "shim", "devfs", "vnet", "forwarding", "bridge", "subnet", "pf", "pf_anchors"} {
+		if got, ok := f.Attributes["driver.jail."+key].GetBool(); !ok || !got {
+			t.Errorf("attribute %s is not true", key)
 		}
 	}
 }

@@ -51,6 +51,11 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if err := d.host.Prepare(d.ctx); err != nil {
 		return nil, nil, fmt.Errorf("host: %w", err)
 	}
+	if p.ownNetwork() {
+		if err := d.host.networkFault(d.ctx); err != nil {
+			return nil, nil, fmt.Errorf("host: %w", err)
+		}
+	}
 	s := &start{plan: p, d: d, host: d.host, dir: d.host.taskDir(p.name)}
 	// Nomad asks again, with the same task ID, when a plugin died while it was starting the task.
 	if _, err := os.Stat(s.dir); err == nil {
@@ -388,7 +393,9 @@ func (s *start) connect(ctx context.Context) error {
 }
 
 // ownNetwork says whether the jail gets an address from us: not on the host's stack, nor in Nomad's group network.
-func (s *start) ownNetwork() bool { return s.task.NetworkMode == modeBridge && s.spec.NetNS == "" }
+func (p *plan) ownNetwork() bool {
+	return p.task.NetworkMode == modeBridge && (p.cfg.NetworkIsolation == nil || p.cfg.NetworkIsolation.Path == "")
+}
 
 // writeNames gives the jail its own /etc/hosts and /etc/resolv.conf.
 func (s *start) writeNames(at network.Attachment) error {

@@ -98,18 +98,21 @@ func removeState(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// LastConfig is the configuration of the plugin that prepared this host last, or the defaults; secrets are not kept.
-func LastConfig(stateDir string) (Config, error) {
-	c := DefaultConfig()
+// lastConfig is the configuration of the plugin that prepared this host last, if one did; secrets are not kept.
+func lastConfig(stateDir string) (c Config, found bool, err error) {
+	c = DefaultConfig()
 	data, err := os.ReadFile(filepath.Join(stateDir, "config.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, false, nil
+	}
 	if err == nil {
 		err = json.Unmarshal(data, &c)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return c, fmt.Errorf("%s/config.json: %w", stateDir, err)
+	if err != nil {
+		return c, false, fmt.Errorf("%s/config.json: %w", stateDir, err)
 	}
 	c.StateDir = stateDir
-	return c, nil
+	return c, true, nil
 }
 
 func (c Config) save() error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // plan is who gets which address: network address, gateway, then tasks.
@@ -116,6 +117,14 @@ func (n *Network) conflict(uses []inUse) error {
 	return nil
 }
 
+func (n *Network) checkSubnet() error {
+	uses, err := networksInUse()
+	if err != nil {
+		return err
+	}
+	return n.conflict(uses)
+}
+
 // bridge is what the host has under the bridge's name.
 type bridge struct {
 	Marked    bool // bears this driver's mark
@@ -144,6 +153,14 @@ func (n *Network) adoptable(b bridge) error {
 		return fmt.Errorf("bridge %s is already used by something else (its address %s): give the plugin another name", n.Bridge, a)
 	}
 	return nil
+}
+
+// missingAddresses are those of the gateway that the bridge has not: FreeBSD
+// takes an address away, with its routes, when it is given once more.
+func (n *Network) missingAddresses(b bridge) []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{n.gatewayPrefix(), n.gatewayPrefix6()}, func(p netip.Prefix) bool {
+		return !p.IsValid() || slices.Contains(b.Addresses, p)
+	})
 }
 
 func (n *Network) gatewayPrefix() netip.Prefix {

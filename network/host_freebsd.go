@@ -16,12 +16,15 @@ import (
 const defaultMTU = 1500
 
 func (n *Network) prepareHost(ctx context.Context) error {
-	if err := checkKernel(); err != nil {
-		return err
+	if err := privileged(os.Geteuid()); err != nil {
+		return about(partPf, err)
 	}
-	for _, module := range []string{"if_bridge", "if_epair"} {
-		if err := loadModule(module); err != nil {
-			return err
+	if err := vnetError(unix.SysctlUint32("kern.features.vimage")); err != nil {
+		return about(partVNET, err)
+	}
+	for _, m := range []struct{ name, part string }{{"if_bridge", partBridge}, {"if_epair", partVNET}} {
+		if err := loadModule(m.name); err != nil {
+			return about(m.part, err)
 		}
 	}
 	uses, err := networksInUse()
@@ -29,7 +32,7 @@ func (n *Network) prepareHost(ctx context.Context) error {
 		return err
 	}
 	if err := n.conflict(uses); err != nil {
-		return err
+		return about(partSubnet, err)
 	}
 	c, err := openIfconfig()
 	if err != nil {
@@ -40,52 +43,31 @@ func (n *Network) prepareHost(ctx context.Context) error {
 		return err
 	}
 	if err := n.prepareBridge(c); err != nil {
-		return err
+		return about(partBridge, err)
 	}
-	return n.prepareRules(ctx, n.uplinks(uses))
+	return about(partPf, n.prepareRules(ctx, n.uplinks(uses)))
 }
 
-func (n *Network) checkHost(ctx context.Context) error {
-	if err := checkKernel(); err != nil {
-		return err
-	}
-	uses, err := networksInUse()
+func (n *Network) checkHost(ctx context.Context) []Part {
+	return append([]Part{
+		{partVNET, vnetError(unix.SysctlUint32("kern.features.vimage"))},
+		{partForwarding, n.forwardingError(unix.SysctlUint32)},
+		{partBridge, n.checkBridge()},
+		{partSubnet, n.checkSubnet()},
+	}, n.checkPf(ctx)...)
+}
+
+func (n *Network) checkBridge() error {
+	c, err := openIfconfig()
 	if err != nil {
 		return err
 	}
-	if err := n.conflict(uses); err != nil {
+	defer c.Close()
+	b, err := n.existingBridge(c)
+	if err != nil || b == nil {
 		return err
 	}
-	if err := checkForwarding("net.inet.ip.forwarding", "gateway_enable"); err != nil {
-		return err
-	}
-	if n.Subnet6.IsValid() {
-		if err := checkForwarding("net.inet6.ip6.forwarding", "ipv6_gateway_enable"); err != nil {
-			return err
-		}
-	}
-	return n.checkRules(ctx)
-}
-
-func checkKernel() error {
-	if os.Geteuid() != 0 {
-		return errors.New("networking needs root: run the Nomad client as root")
-	}
-	if v, err := unix.SysctlUint32("kern.features.vimage"); err != nil || v != 1 {
-		return errors.New("the kernel has no VNET: run a GENERIC kernel, or build one with `options VIMAGE`")
-	}
-	return nil
-}
-
-func checkForwarding(sysctl, rcVar string) error {
-	v, err := unix.SysctlUint32(sysctl)
-	if err != nil {
-		return fmt.Errorf("%s: %w", sysctl, err)
-	}
-	if v != 1 {
-		return fmt.Errorf("the host does not forward packets for its jails: add %s=\"YES\" to /etc/rc.conf and run `sysctl %s=1`", rcVar, sysctl)
-	}
-	return nil
+	return n.adoptable(*b)
 }
 
 // loadModule loads what is neither loaded nor compiled in, as ifconfig(8) does.
@@ -200,28 +182,28 @@ func destination(m *route.RouteMessage) (netip.Prefix, bool) {
 }
 
 func (n *Network) prepareBridge(c *ifconfig) error {
-	there, err := c.exists(n.Bridge)
+	b, err := n.existingBridge(c)
 	if err != nil {
 		return err
 	}
-	if !there {
+	if b == nil {
+		b = new(bridge)
 		if err := n.createBridge(c); err != nil {
 			return err
 		}
 	}
-	if err := n.adoptBridge(c); err != nil {
+	if err := n.adoptBridge(c, *b); err != nil {
 		return err
 	}
 	if err := c.addGroup(n.Bridge, pfGroup); err != nil {
 		return err
 	}
-	if err := c.addAddress(n.Bridge, n.gatewayPrefix()); err != nil {
-		return err
-	}
-	if p := n.gatewayPrefix6(); p.IsValid() {
+	if n.Subnet6.IsValid() {
 		if err := c.setIPv6(n.Bridge, ndPerformNUD|ndNoDAD); err != nil {
 			return err
 		}
+	}
+	for _, p := range n.missingAddresses(*b) {
 		if err := c.addAddress(n.Bridge, p); err != nil {
 			return err
 		}
@@ -263,27 +245,33 @@ func createBridgeUnit(c *ifconfig) (string, error) {
 	return "", fmt.Errorf("bridges %d to %d are in use", firstBridgeUnit, firstBridgeUnit+bridgeUnits-1)
 }
 
-func (n *Network) adoptBridge(c *ifconfig) error {
+// existingBridge is nil where nothing has the bridge's name.
+func (n *Network) existingBridge(c *ifconfig) (*bridge, error) {
+	there, err := c.exists(n.Bridge)
+	if err != nil || !there {
+		return nil, err
+	}
 	members, err := c.members(n.Bridge)
 	if err != nil {
-		return fmt.Errorf("bridge %s is already used by something else, which is no bridge: give the plugin another name", n.Bridge)
+		return nil, fmt.Errorf("bridge %s is already used by something else, which is no bridge: give the plugin another name", n.Bridge)
 	}
 	mark, err := c.description(n.Bridge)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	iface, err := net.InterfaceByName(n.Bridge)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	addresses, err := addressesOf(*iface)
-	if err != nil {
+	return &bridge{Marked: mark == n.Anchor, Addresses: addresses, Members: members}, err
+}
+
+func (n *Network) adoptBridge(c *ifconfig, b bridge) error {
+	if err := n.adoptable(b); err != nil {
 		return err
 	}
-	if err := n.adoptable(bridge{Marked: mark == n.Anchor, Addresses: addresses, Members: members}); err != nil {
-		return err
-	}
-	for _, p := range addresses {
+	for _, p := range b.Addresses {
 		if p == n.gatewayPrefix() || p == n.gatewayPrefix6() || p.Addr().IsLinkLocalUnicast() {
 			continue
 		}

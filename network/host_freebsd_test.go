@@ -55,7 +55,7 @@ func preparePf(t testing.TB) {
 	exec.Command("pfctl", "-e").Run()
 	run(t, "", "sysctl", "net.inet.ip.forwarding=1", "net.inet6.ip6.forwarding=1")
 	n := newTestNetwork(t, nil)
-	if err := n.checkRules(context.Background()); err != nil {
+	if err := n.checkAnchors(context.Background()); err != nil {
 		t.Log(err)
 		run(t, pfConf, "pfctl", "-f", "-")
 	}

@@ -17,37 +17,68 @@ import (
 const defaultMTU = 1500
 
 func (n *Network) prepareHost(ctx context.Context) error {
-	if err := n.checkTools(); err != nil {
-		return err
+	for _, step := range []struct {
+		part string
+		do   func() error
+	}{
+		{partNftables, n.checkTools},
+		{partSubnet, n.checkSubnet},
+		{partBridge, n.prepareBridge},
+		{partForwarding, n.enableForwarding},
+		{partNftables, func() error { return n.prepareRules(ctx) }},
+	} {
+		if err := step.do(); err != nil {
+			return about(step.part, err)
+		}
 	}
-	uses, err := networksInUse()
-	if err != nil {
-		return err
-	}
-	if err := n.conflict(uses); err != nil {
-		return err
-	}
-	if err := n.prepareBridge(); err != nil {
-		return err
-	}
-	if err := n.enableForwarding(); err != nil {
-		return err
-	}
-	return n.prepareRules(ctx)
+	return nil
 }
 
-func (n *Network) checkHost(ctx context.Context) error {
-	if err := n.checkTools(); err != nil {
-		return err
+func (n *Network) checkHost(context.Context) []Part {
+	return []Part{
+		{partForwarding, n.checkForwarding()},
+		{partBridge, n.checkBridge()},
+		{partSubnet, n.checkSubnet()},
+		{partNftables, n.checkTools()},
 	}
-	uses, err := networksInUse()
+}
+
+// checkForwarding: Prepare switches forwarding on where it may.
+func (n *Network) checkForwarding() error {
+	names := []string{"net/ipv4/ip_forward"}
+	if n.Subnet6.IsValid() {
+		names = append(names, "net/ipv6/conf/all/forwarding")
+	}
+	for _, name := range names {
+		path := "/proc/sys/" + name
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(b)) == "1" {
+			continue
+		}
+		if err := unix.Access(path, unix.W_OK); err != nil {
+			return fmt.Errorf("the host does not forward packets for its jails, and %s cannot be changed (%w): add %s = 1 to /etc/sysctl.conf and run `sysctl -p`",
+				path, err, strings.ReplaceAll(name, "/", "."))
+		}
+	}
+	return nil
+}
+
+func (n *Network) checkBridge() error {
+	link, err := netlink.LinkByName(n.Bridge)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil // Prepare makes it
+	}
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+	}
+	b, err := n.existingBridge(link)
 	if err != nil {
 		return err
 	}
-	if err := n.conflict(uses); err != nil {
-		return err
-	}
-	return n.checkRules()
+	return n.adoptable(b)
 }
 
 // networksInUse is every address and every route that is not a default route.
@@ -103,13 +134,11 @@ func (n *Network) prepareBridge() error {
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
 	}
-	if err := n.adoptBridge(link); err != nil {
+	b, err := n.adoptBridge(link)
+	if err != nil {
 		return err
 	}
-	for _, p := range []netip.Prefix{n.gatewayPrefix(), n.gatewayPrefix6()} {
-		if !p.IsValid() {
-			continue
-		}
+	for _, p := range n.missingAddresses(b) {
 		if err := netlink.AddrReplace(link, linkAddr(p)); err != nil {
 			return fmt.Errorf("bridge %s: address %s: %w", n.Bridge, p, err)
 		}
@@ -170,18 +199,19 @@ func outgoingMTU() int {
 	return defaultMTU
 }
 
-func (n *Network) adoptBridge(link netlink.Link) error {
-	if link.Type() != "bridge" {
-		return fmt.Errorf("bridge %s is already used by something else (a %s interface): give the plugin another name", n.Bridge, link.Type())
-	}
+// existingBridge is what has the bridge's name.
+func (n *Network) existingBridge(link netlink.Link) (bridge, error) {
 	b := bridge{Marked: link.Attrs().Alias == n.Anchor}
+	if link.Type() != "bridge" {
+		return b, fmt.Errorf("bridge %s is already used by something else (a %s interface): give the plugin another name", n.Bridge, link.Type())
+	}
 	addrs, err := complete(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
-		return err
+		return b, err
 	}
 	links, err := complete(netlink.LinkList)
 	if err != nil {
-		return err
+		return b, err
 	}
 	for _, a := range addrs {
 		b.Addresses = append(b.Addresses, prefixOf(a))
@@ -191,17 +221,25 @@ func (n *Network) adoptBridge(link netlink.Link) error {
 			b.Members = append(b.Members, l.Attrs().Name)
 		}
 	}
-	if err := n.adoptable(b); err != nil {
-		return err
+	return b, nil
+}
+
+func (n *Network) adoptBridge(link netlink.Link) (bridge, error) {
+	b, err := n.existingBridge(link)
+	if err != nil {
+		return b, err
 	}
-	for i, p := range b.Addresses {
+	if err := n.adoptable(b); err != nil {
+		return b, err
+	}
+	for _, p := range b.Addresses {
 		if p != n.gatewayPrefix() && p != n.gatewayPrefix6() && !p.Addr().IsLinkLocalUnicast() {
-			if err := netlink.AddrDel(link, &addrs[i]); err != nil {
-				return fmt.Errorf("bridge %s: former address %s: %w", n.Bridge, p, err)
+			if err := netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
+				return b, fmt.Errorf("bridge %s: former address %s: %w", n.Bridge, p, err)
 			}
 		}
 	}
-	return nil
+	return b, nil
 }
 
 func linkAddr(p netip.Prefix) *netlink.Addr {

@@ -104,7 +104,8 @@ func New(c Config, log hclog.Logger) (*Network, error) {
 
 // Prepare makes the host ready: the bridge with its address, forwarding, the
 // rules that all tasks share. It changes nothing on a host that is ready, and
-// puts back what was lost (a flushed ruleset) without disturbing tasks.
+// puts back what was lost (a flushed ruleset) without disturbing tasks. What
+// fails is a *Fault where it is about one part.
 func (n *Network) Prepare(ctx context.Context) error {
 	unlock, err := n.lock()
 	if err != nil {
@@ -114,9 +115,10 @@ func (n *Network) Prepare(ctx context.Context) error {
 	return n.prepareHost(ctx)
 }
 
-// Check says in one sentence what keeps this host from networking jails, and
-// the way out; nil when nothing does. It may be called before Prepare.
-func (n *Network) Check(ctx context.Context) error { return n.checkHost(ctx) }
+// Check looks at what networking needs of this host, and changes nothing.
+// What Prepare would make counts as there unless something keeps it from that;
+// a part that cannot be seen for another's fault is left out.
+func (n *Network) Check(ctx context.Context) []Part { return n.checkHost(ctx) }
 
 // Reserve gives the name an address and leads its ports there, and makes what
 // it can of its interface, for a cell that may yet have to be made. What fails leaves nothing behind. A name that holds

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -199,7 +200,12 @@ func TestPrepareRefuses(t *testing.T) {
 		}
 		n := newTestNetwork(t, nil)
 		before := hostListing(t, n)
-		wantError(t, n.Prepare(context.Background()), c.want)
+		err := n.Prepare(context.Background())
+		wantError(t, err, c.want)
+		var fault *Fault
+		if !errors.As(err, &fault) || faults(n) != fault.Part+": "+c.want+"\n" {
+			t.Errorf("Check finds %s", faults(n))
+		}
 		wantSame(t, "a refused Prepare", before, hostListing(t, n))
 		for _, args := range c.undo {
 			run(t, "", args...)
@@ -223,22 +229,72 @@ func TestPrepareAdopts(t *testing.T) {
 	}
 }
 
-// TestCheck: each missing part has its sentence.
+// TestCheck: all that is missing is named at once, and no more.
 func TestCheck(t *testing.T) {
 	newHost(t)
 	n := prepared(t, nil)
-	ctx := context.Background()
-	if err := n.Check(ctx); err != nil {
-		t.Errorf("a host that is ready: %v", err)
+	if got := faults(n); got != "" {
+		t.Errorf("a host that is ready: %s", got)
 	}
+	const (
+		forwarding = "forwarding: the host does not forward packets for its jails: add gateway_enable=\"YES\" to /etc/rc.conf and run `sysctl net.inet.ip.forwarding=1`\n"
+		off        = "pf: pf is not enabled: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`\n"
+		anchors    = "pf_anchors: pf does not call this driver's anchors: add to /etc/pf.conf, translation before filter rules, the lines `rdr-anchor \"nomad-driver-jail/*\"`, `anchor \"nomad-driver-jail/*\"`, and run `service pf reload`\n"
+	)
 	run(t, "", "sysctl", "net.inet.ip.forwarding=0")
-	wantError(t, n.Check(ctx), "the host does not forward packets for its jails: add gateway_enable=\"YES\" to /etc/rc.conf and run `sysctl net.inet.ip.forwarding=1`")
-	run(t, "", "sysctl", "net.inet.ip.forwarding=1")
+	t.Cleanup(func() { run(t, "", "sysctl", "net.inet.ip.forwarding=1") })
 	loadPf(t, "nat-anchor \"nomad-driver-jail/*\"\npass\n")
-	wantError(t, n.Check(ctx), "pf does not call this driver's anchors: add to /etc/pf.conf, translation before filter rules, the lines `rdr-anchor \"nomad-driver-jail/*\"`, `anchor \"nomad-driver-jail/*\"`, and run `service pf reload`")
 	run(t, "", "pfctl", "-d")
-	wantError(t, n.Check(ctx), "pf is not enabled: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
-	run(t, "", "pfctl", "-e")
+	t.Cleanup(func() { run(t, "", "pfctl", "-e") })
+	if got, want := faults(n), forwarding+off+anchors; got != want {
+		t.Errorf("Check finds\n%s want\n%s", got, want)
+	}
+}
+
+// TestLostRules: what an operator's pfctl -F all or kill took away is back after the next Prepare.
+func TestLostRules(t *testing.T) {
+	client := newHost(t)
+	n := prepared(t, nil)
+	web, a := attach(t, n, 1, port("tcp", "", 8080, 80))
+	web.serve(t, "tcp", "web", 80)
+	before := hostListing(t, n)
+	run(t, "", "pfctl", "-a", n.pfAnchor(n.pfHostAnchor()), "-F", "all")
+	run(t, "", "pkill", "-f", "forward "+n.forwardDir())
+	if hostListing(t, n) == before {
+		t.Fatal("the rules were not flushed, so this shows nothing")
+	}
+	if err := n.Prepare(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	wantSame(t, "Prepare", before, hostListing(t, n))
+	wantAnswer(t, "by the uplink", client, "tcp", hostIP+":8080", "web "+clientIP+" hello")
+	wantAnswer(t, "by the forwarder", nil, "tcp", "127.0.0.1:8080", "web "+a.Gateway.String()+" hello")
+}
+
+// TestPrepareAgain: a host that is ready keeps its addresses and routes, and a new uplink is seen.
+func TestPrepareAgain(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	s, err := unix.Socket(unix.AF_ROUTE, unix.SOCK_RAW, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(s)
+	if err := n.Prepare(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	message := make([]byte, 2048)
+	if size, _, err := unix.Recvfrom(s, message, unix.MSG_DONTWAIT); err != unix.EAGAIN {
+		t.Errorf("Prepare changed addresses or routes: %x, %v", message[:max(size, 0)], err)
+	}
+	run(t, "", "ifconfig", "bridge77", "create", "inet", "192.0.2.77/24")
+	t.Cleanup(func() { run(t, "", "ifconfig", "bridge77", "destroy") })
+	if err := n.Prepare(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if rules := run(t, "", "pfctl", "-a", n.pfAnchor(n.pfHostAnchor()), "-s", "nat"); !strings.Contains(rules, "nat on bridge77") {
+		t.Errorf("rules without the new uplink:\n%s", rules)
+	}
 }
 
 // BenchmarkScript does what Attach does as a shell script would, one command

@@ -633,6 +633,17 @@ func BenchmarkAttachDetach(b *testing.B) {
 	b.ReportMetric(float64(detaching.Microseconds())/float64(b.N), "µs/detach")
 }
 
+// BenchmarkPrepareAgain is what each fingerprint costs on a host that is ready.
+func BenchmarkPrepareAgain(b *testing.B) {
+	newHost(b)
+	n := prepared(b, nil)
+	for b.Loop() {
+		if err := n.Prepare(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestRelease(t *testing.T) {
 	newHost(t)
 	n := prepared(t, nil)

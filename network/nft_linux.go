@@ -18,21 +18,13 @@ import (
 )
 
 func (n *Network) checkTools() error {
-	if os.Geteuid() != 0 {
-		return errors.New("networking needs root: run the Nomad client as root")
+	if err := privileged(os.Geteuid()); err != nil {
+		return err
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
 		return errors.New("nft is missing: install the package nftables")
 	}
 	_, err := n.hasTable()
-	return err
-}
-
-func (n *Network) checkRules() error {
-	there, err := n.hasTable()
-	if err == nil && !there {
-		err = fmt.Errorf("nftables has no table inet %s: it was not made yet, or somebody flushed the ruleset", n.Anchor)
-	}
 	return err
 }
 

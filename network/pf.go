@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -126,6 +127,22 @@ func (n *Network) pfTaskRules(name string, a Attachment, rs []redirect) string {
 		fmt.Fprintf(&filter, "pass out quick %s from any to any tagged %s label %q\n", own.af, name, name)
 	}
 	return rdr.String() + filter.String()
+}
+
+func pfLoadedError(loaded bool) error {
+	if !loaded {
+		return errors.New("pf is not loaded: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`; " +
+			"only then it can be seen whether /etc/pf.conf calls this driver's anchors")
+	}
+	return nil
+}
+
+// pfEnabledError is for what pfctl -s info says.
+func pfEnabledError(info string) error {
+	if !strings.Contains(info, "Status: Enabled") {
+		return errors.New("pf is not enabled: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
+	}
+	return nil
 }
 
 // pfMissingLines tells which lines /etc/pf.conf lacks, from the output of

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -53,24 +54,23 @@ func (n *Network) load(ctx context.Context, sub, rules string) error {
 	return err
 }
 
-func checkPf() error {
-	if !hasModule("pf") {
-		return errors.New("pf is not loaded: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
+// checkPf says of the anchors only what pf says, which it does to root where
+// it is loaded.
+func (n *Network) checkPf(ctx context.Context) []Part {
+	if err := privileged(os.Geteuid()); err != nil {
+		return []Part{{partPf, err}}
 	}
-	return nil
-}
-
-func (n *Network) checkRules(ctx context.Context) error {
-	if err := checkPf(); err != nil {
-		return err
+	if err := pfLoadedError(hasModule("pf")); err != nil {
+		return []Part{{partPf, err}}
 	}
 	info, err := pfctl(ctx, "", "-s", "info")
-	if err != nil {
-		return err
+	if err == nil {
+		err = pfEnabledError(info)
 	}
-	if !strings.Contains(info, "Status: Enabled") {
-		return errors.New("pf is not enabled: add pf_enable=\"YES\" to /etc/rc.conf and run `service pf start`")
-	}
+	return []Part{{partPf, err}, {partAnchors, n.checkAnchors(ctx)}}
+}
+
+func (n *Network) checkAnchors(ctx context.Context) error {
 	var loaded string
 	for _, what := range []string{"nat", "rules"} {
 		out, err := pfctl(ctx, "", "-s", what)
@@ -85,7 +85,7 @@ func (n *Network) checkRules(ctx context.Context) error {
 // prepareRules also starts the forwarding process again, should it be needed
 // and have died.
 func (n *Network) prepareRules(ctx context.Context, uplinks []uplink) error {
-	if err := checkPf(); err != nil {
+	if err := pfLoadedError(hasModule("pf")); err != nil {
 		return err
 	}
 	if err := n.checkForwarder(); err != nil {

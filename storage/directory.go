@@ -64,7 +64,9 @@ func (d *Directory) Prepare(ctx context.Context) error {
 
 func (d *Directory) Space(context.Context) (free, total uint64, err error) {
 	var s unix.Statfs_t
-	if err := unix.Statfs(d.dir, &s); err != nil {
+	if err := unix.Statfs(d.dir, &s); errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, fmt.Errorf("directory %s %w", d.dir, ErrNotMade)
+	} else if err != nil {
 		return 0, 0, fmt.Errorf("directory %s: %w", d.dir, err)
 	}
 	block := uint64(s.Bsize)

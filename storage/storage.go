@@ -23,6 +23,7 @@ var (
 	ErrExists   = errors.New("exists already")
 	ErrNotFound = errors.New("is not in the store")
 	ErrInUse    = errors.New("is in use")
+	ErrNotMade  = errors.New("is not made yet")
 )
 
 // Backend is a store. Its methods may be called at the same time, also from several processes. Names (of images, tasks and temporary images) are
@@ -34,7 +35,7 @@ type Backend interface {
 	Check(ctx context.Context) error
 	// Prepare makes the store ready, or does nothing to one that is.
 	Prepare(ctx context.Context) error
-	// Space is in bytes, of all that the parent may hold.
+	// Space is in bytes, of all that the parent may hold: ErrNotMade where there is no parent yet and Prepare could make it.
 	Space(ctx context.Context) (free, total uint64, err error)
 
 	// Receive reads a stream as it arrives into the temporary image tmp. The stream of an incremental image needs base, the ID of the image that it

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -67,10 +68,26 @@ func (z *ZFS) Check(context.Context) error {
 
 func (z *ZFS) Space(context.Context) (free, total uint64, err error) {
 	d, err := gozfs.GetDataset(string(z.parent))
-	if err != nil {
-		return 0, 0, plain(err)
+	switch err = plain(err); {
+	case isMissing(err):
+		return 0, 0, z.notMade()
+	case err != nil:
+		return 0, 0, err
 	}
 	return d.Avail, d.Avail + d.Used, nil
+}
+
+// notMade says whether the dataset above the parent, in which it is made, is there.
+func (z *ZFS) notMade() error {
+	above := path.Dir(string(z.parent))
+	_, err := gozfs.GetDataset(above)
+	switch err = plain(err); {
+	case isMissing(err):
+		return fmt.Errorf("dataset %s: there is no %s to make it in; zfs create -p %s makes that", z.parent, above, above)
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("dataset %s %w", z.parent, ErrNotMade)
 }
 
 // containers are the datasets that a store consists of. They are never mounted themselves; what is made in them inherits what they say. Nothing
@@ -101,7 +118,9 @@ func (z *ZFS) Prepare(ctx context.Context) error {
 	if err := privateDirs(z.mountRoot, "images", "tasks", "incoming"); err != nil {
 		return err
 	}
-	if err := z.ensure(z.parent, map[string]string{"canmount": "off", "mountpoint": "none"}, false); err != nil {
+	if err := z.ensure(z.parent, map[string]string{"canmount": "off", "mountpoint": "none"}, false); isMissing(err) {
+		return z.notMade()
+	} else if err != nil {
 		return err
 	}
 	containers := z.containers()

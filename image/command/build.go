@@ -71,7 +71,7 @@ Or make it as a recipe says, one instruction a line:
     cmd /usr/local/sbin/nginx -g "daemon off;"
 
 What an instruction made is found again as long as it and all before it stay the same.`,
-		Args: args(func(cmd *cobra.Command, args []string) error {
+		Args: Args(func(cmd *cobra.Command, args []string) error {
 			if recipe != "" {
 				return cobra.ExactArgs(1)(cmd, args)
 			}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -23,6 +22,9 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// UsageError makes ExitCode 2 of an error.
+func UsageError(err error) error { return usageError{err} }
+
 // ExitCode is 2 for a command line that cannot be meant, else 1.
 func ExitCode(err error) int {
 	var usage usageError
@@ -35,46 +37,47 @@ func ExitCode(err error) int {
 // app is what the commands share.
 type app struct {
 	dataset, directory, stateDir string
+	config                       string
 	json                         bool
 	verbose                      bool
 
-	usual struct{ dataset, directory string } // the plugin's store
+	plugin Plugin
 }
+
+// Plugin is the store and the folder of the driver's state by the plugin's configuration: that in config or, where it is "", of the plugin
+// whose state is in stateDir, "" for the usual place. The folder is told beside an error, too: a store that is named needs no more.
+type Plugin func(config, stateDir string) (dataset, directory, state string, err error)
 
 // Runner is an image.Runner that is told the folder of the driver's state.
 type Runner func(ctx context.Context, stateDir string, run image.Run) error
 
-// New is the command "image" with all that is below it. run runs the run instructions of recipes; dataset and directory are
-// the store where a command line names none.
-func New(run Runner, dataset, directory string) *cobra.Command {
-	a := &app{}
-	a.usual.dataset, a.usual.directory = dataset, directory
+// New is the command "image" with all that is below it. run runs the run instructions of recipes; plugin tells what a command line
+// leaves open.
+func New(run Runner, plugin Plugin) *cobra.Command {
+	a := &app{plugin: plugin}
 	root := &cobra.Command{
 		Use:   "image",
 		Short: "Build, publish, pull and clean up images",
-		Args:  args(cobra.NoArgs),
+		Args:  Args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(FlagError)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.dataset, "dataset", "", "ZFS dataset below which images are kept, as in the plugin's configuration")
 	flags.StringVar(&a.directory, "directory", "", "directory in which images are kept where there is no ZFS")
-	flags.StringVar(&a.stateDir, "state-dir", defaultStateDir(), "folder of the driver's state: mounts and locks")
+	flags.StringVar(&a.config, "config", "", "file or folder of Nomad's agent configuration that has the plugin's (default: what the plugin used last)")
+	flags.StringVar(&a.stateDir, "state-dir", "", "folder of the driver's state: mounts and locks (default: the plugin's)")
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more on stderr")
 	root.AddCommand(a.build(run), a.export(), a.push(), a.sign(), a.pull(), a.verify(), a.list(), a.inspect(), a.rm(), a.gc(), a.serve())
 	return root
 }
 
-func defaultStateDir() string {
-	if runtime.GOOS == "freebsd" {
-		return "/var/db/nomad-driver-jail"
-	}
-	return "/var/lib/nomad-driver-jail"
-}
+// FlagError makes cobra's complaints about flags usage errors.
+func FlagError(_ *cobra.Command, err error) error { return usageError{err} }
 
-// args makes cobra's complaints about arguments usage errors.
-func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+// Args makes cobra's complaints about arguments usage errors.
+func Args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
 			return usageError{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
@@ -87,8 +90,15 @@ func (a *app) backend() (storage.Backend, error) {
 	switch {
 	case a.dataset != "" && a.directory != "":
 		return nil, usageError{errors.New("--dataset and --directory exclude each other; give one")}
-	case a.dataset == "" && a.directory == "":
-		a.dataset, a.directory = a.usual.dataset, a.usual.directory
+	}
+	dataset, directory, state, err := a.plugin(a.config, a.stateDir)
+	named := a.dataset != "" || a.directory != ""
+	if err != nil && (a.config != "" || !named) {
+		return nil, err
+	}
+	a.stateDir = state
+	if !named {
+		a.dataset, a.directory = dataset, directory
 	}
 	switch {
 	case a.dataset != "":

@@ -38,9 +38,12 @@ func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	return out.String(), problems.String(), err
 }
 
+// noPlugin is a host without one.
+func noPlugin(_, stateDir string) (string, string, string, error) { return "", "", stateDir, nil }
+
 func execute(ctx context.Context, out, problems io.Writer, args ...string) error {
 	root := &cobra.Command{Use: "nomad-driver-jail", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(New(nil, "", ""))
+	root.AddCommand(New(nil, noPlugin))
 	root.SetOut(out)
 	root.SetErr(problems)
 	root.SetArgs(append([]string{"image"}, args...))

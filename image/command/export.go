@@ -22,7 +22,7 @@ static HTTP server that serves the folder is a registry.
 
 With --parent the stream is the difference from that image, which has to be in the folder. It
 need not have been built on it.`,
-		Args: args(cobra.ExactArgs(2)),
+		Args: Args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, img, err := a.find(cmd, args[0])
 			if err != nil {
@@ -74,7 +74,7 @@ func (a *app) push() *cobra.Command {
 		Short: "Bring an exported image to a registry",
 		Long: `Bring the files of an image that was exported into a folder to a registry: by HTTP PUT, which WebDAV
 servers and image serve --push-token-file take, or into another folder. The manifest goes last.`,
-		Args: args(cobra.ExactArgs(3)),
+		Args: Args(cobra.ExactArgs(3)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := image.ParseReference(args[1])
 			if err != nil {
@@ -111,7 +111,7 @@ func (a *app) sign() *cobra.Command {
 		Short: "Sign the manifests of exported images",
 		Long: `Sign the manifests of images that were exported into a folder, with a secret key of signify or
 minisign that has no passphrase. --generate makes a pair of keys: NAME.sec and NAME.pub.`,
-		Args: args(func(cmd *cobra.Command, args []string) error {
+		Args: Args(func(cmd *cobra.Command, args []string) error {
 			switch {
 			case (key == "") == (generate == ""):
 				return errors.New("give either --key or --generate")

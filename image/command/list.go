@@ -76,7 +76,7 @@ func (a *app) list() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List the images in the store",
-		Args:    args(cobra.NoArgs),
+		Args:    Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := a.open(cmd.Context(), cmd, image.Options{})
 			if err != nil {
@@ -129,7 +129,7 @@ func (a *app) inspect() *cobra.Command {
 	return &cobra.Command{
 		Use:   "inspect IMAGE",
 		Short: "Print what is known of an image in the store, as JSON",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, img, err := a.find(cmd, args[0])
 			if err != nil {
@@ -149,7 +149,7 @@ func (a *app) rm() *cobra.Command {
 		Use:   "rm IMAGE...",
 		Short: "Remove images from the store",
 		Long:  "Take a name off its image, and remove the image with its last name. One that tasks use stays.",
-		Args:  args(cobra.MinimumNArgs(1)),
+		Args:  Args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {
 				store, img, err := a.find(cmd, arg)
@@ -184,7 +184,7 @@ func (a *app) gc() *cobra.Command {
 		Long: `Remove images that no task and no other image stands on, when their last use is --delay ago, and
 before that, oldest use first, as long as all images hold more than --max-size. Images that were
 built here and have a name stay.`,
-		Args: args(cobra.NoArgs),
+		Args: Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if opt.MaxSize, err = parseSize(maxSize); err != nil {

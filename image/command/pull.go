@@ -57,7 +57,7 @@ func (a *app) pull() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull URL/NAME:TAG[@sha256:DIGEST]",
 		Short: "Bring an image from a registry into the store",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, options, err := registry.image(args[0])
 			if err != nil {
@@ -86,7 +86,7 @@ func (a *app) verify() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify URL/NAME:TAG[@sha256:DIGEST]",
 		Short: "Read an image at its registry whole, and judge it as a pull would",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, options, err := registry.image(args[0])
 			if err != nil {

@@ -28,7 +28,7 @@ func (a *app) serve() *cobra.Command {
 for a laptop; any static server does the same.
 
 With --push-token-file, image push may store images in the folder: to whoever has the token.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server, err := flags.server(args[0])
 			if err != nil {

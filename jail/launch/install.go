@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:embed all:bin
@@ -38,6 +40,29 @@ func Install(stateDir string) (string, error) {
 		return "", fmt.Errorf("install the shim: %w", err)
 	}
 	return path, nil
+}
+
+// Check says why Install could not install the shim, and makes nothing.
+func Check(stateDir string) error {
+	if _, _, err := carried(stateDir); err != nil {
+		return err
+	}
+	dir := stateDir
+	info, err := os.Stat(dir)
+	for errors.Is(err, fs.ErrNotExist) { // made by Install
+		dir = filepath.Dir(dir)
+		info, err = os.Stat(dir)
+	}
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err == nil {
+		err = unix.Access(dir, unix.W_OK)
+	}
+	if err != nil {
+		return fmt.Errorf("state folder %s cannot be made or written to (%s: %w): give the plugin another state_dir", stateDir, dir, err)
+	}
+	return nil
 }
 
 // Forwarder is the command line, without its last argument, of network's forwarding process on FreeBSD: the shim's program, which
