@@ -16,7 +16,13 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
-func TestMain(m *testing.M) { pool.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	pool.Main(m)
+}
 
 func runCommandLine(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/network"
@@ -102,7 +103,7 @@ func removeState(dir string) error {
 func lastConfig(stateDir string) (c Config, found bool, err error) {
 	c = DefaultConfig()
 	data, err := os.ReadFile(filepath.Join(stateDir, "config.json"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return c, false, nil
 	}
 	if err == nil {

@@ -582,3 +582,28 @@ func TestSpaceAndCheck(t *testing.T) {
 		t.Log(err)
 	}
 }
+
+// TestNotMade: a store that Prepare could make has nothing yet, and one that it could not says what is missing.
+func TestNotMade(t *testing.T) {
+	dataset, dir := Dataset(pool.Dataset(t)), t.TempDir()
+	for _, b := range []Backend{NewZFS(dataset.Child("jails"), dir+"/mounts"), NewDirectory(dir + "/store")} {
+		if err := b.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := b.Space(t.Context()); !errors.Is(err, ErrNotMade) {
+			t.Errorf("space: %v", err)
+		}
+		if tasks, err := b.Tasks(t.Context()); err != nil || len(tasks) > 0 {
+			t.Errorf("tasks %v, %v", tasks, err)
+		}
+	}
+	above := NewZFS(dataset.Child("a").Child("jails"), dir+"/mounts")
+	want := fmt.Sprintf("dataset %[1]s/a/jails: there is no %[1]s/a to make it in; zfs create -p %[1]s/a makes that", dataset)
+	_, _, err := above.Space(t.Context())
+	_, listed := above.Tasks(t.Context())
+	for what, err := range map[string]error{"Space": err, "Tasks": listed, "Prepare": above.Prepare(t.Context())} {
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", what, err, want)
+		}
+	}
+}

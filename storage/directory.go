@@ -361,6 +361,9 @@ func (d *Directory) Clone(ctx context.Context, id, name string, opt CloneOptions
 
 func (d *Directory) Tasks(context.Context) ([]Task, error) {
 	names, err := d.names("tasks")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	var tasks []Task
 	for _, name := range names {
 		a, _ := readAbout(d.path("tasks", name)) // one killed in Clone has none

@@ -66,6 +66,7 @@ type Backend interface {
 
 	// Clone makes a task's root from an image and returns its path on the host.
 	Clone(ctx context.Context, id, name string, opt CloneOptions) (root string, err error)
+	// Tasks are none in a store that is not made yet.
 	Tasks(ctx context.Context) ([]Task, error)
 	TaskRoot(name string) string
 	// RemoveTask unmounts all below a task's root and removes it, for as long as ctx lets it try. None there is no error. With force it

@@ -60,8 +60,13 @@ func checkMounted(root string) error {
 
 func device(info os.FileInfo) uint64 { return uint64(info.Sys().(*syscall.Stat_t).Dev) }
 
-func (z *ZFS) Tasks(context.Context) ([]Task, error) {
+func (z *ZFS) Tasks(ctx context.Context) ([]Task, error) {
 	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name,"+propTask, string(z.tasks()))
+	if isMissing(err) { // the tasks' dataset only, or something above the store?
+		if _, _, err = z.Space(ctx); errors.Is(err, ErrNotMade) {
+			err = nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
