@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -86,10 +87,10 @@ func printParts(w io.Writer, parts []driver.Part) {
 			fmt.Fprintf(w, "%smissing%s  %-10s  %s\n", red, plain, p.Name, p.Missing)
 			continue
 		}
-		fmt.Fprintf(w, "%sok%s       %-10s", green, plain, p.Name)
+		line := fmt.Sprintf("%sok%s       %-10s", green, plain, p.Name)
 		for _, k := range slices.Sorted(maps.Keys(p.Facts)) {
-			fmt.Fprintf(w, "  %s=%s", k, p.Facts[k])
+			line += "  " + k + "=" + p.Facts[k]
 		}
-		fmt.Fprintln(w)
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
 	}
 }
