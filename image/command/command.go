@@ -32,6 +32,9 @@ func ExitCode(err error) int {
 	return 1
 }
 
+// FlagError makes a complaint about a flag one that ExitCode tells from others.
+func FlagError(_ *cobra.Command, err error) error { return usageError{err} }
+
 // app is what the commands share.
 type app struct {
 	dataset, directory, stateDir string
@@ -55,7 +58,7 @@ func New(run Runner, dataset, directory string) *cobra.Command {
 		Args:  args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(FlagError)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.dataset, "dataset", "", "ZFS dataset below which images are kept, as in the plugin's configuration")
 	flags.StringVar(&a.directory, "directory", "", "directory in which images are kept where there is no ZFS")
