@@ -5,7 +5,9 @@ GOOS      != $(GO) env GOOS
 GOARCH    != $(GO) env GOARCH
 POOL      ?=
 IMAGE     ?=
+ARCH      ?= $(GOARCH)
 ACCEL     ?= kvm,tcg
+LIMIT     ?= 3h
 ROUNDS    ?= 200
 
 # Without cgo: the machines it runs on need no C library of ours, and the one it is built on no C compiler. The same flags for all that is
@@ -86,10 +88,10 @@ bench: all ## compare starts with raw_exec and pulls with their floor, and measu
 	$(TEST) -p 1 -run '^$$' -bench . -benchtime 5x -timeout 60m -v ./driver ./e2e ./image
 
 .PHONY: e2e-freebsd
-e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path
-	GO=$(GO) e2e/freebsd/payload.sh dist/freebsd
+e2e-freebsd: ## run all tests on FreeBSD in a virtual machine; IMAGE= is a BASIC-CI image's path, ARCH= its amd64 or arm64
+	GO=$(GO) GOARCH=$(ARCH) e2e/freebsd/payload.sh dist/freebsd
 	$(BUILD) -o bin/freebsd ./e2e/freebsd
-	bin/freebsd -accel "$(ACCEL)" -image "$(IMAGE)" -payload dist/freebsd -results dist/results
+	bin/freebsd -arch $(ARCH) -accel "$(ACCEL)" -limit $(LIMIT) -image "$(IMAGE)" -payload dist/freebsd -results dist/results
 
 .PHONY: test-openzfs
 test-openzfs: ## run the tests that want a pool on today's OpenZFS, in a virtual machine

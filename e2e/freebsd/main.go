@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -26,19 +27,21 @@ import (
 
 type guest struct {
 	image, payload, results string
-	accel                   string
+	arch, accel             string
 	memory                  int
-	limit                   time.Duration
+	limit, silence          time.Duration
 }
 
 func main() {
 	var g guest
-	flag.StringVar(&g.image, "image", "", "disk image of FreeBSD for amd64, raw or qcow2")
+	flag.StringVar(&g.image, "image", "", "disk image of FreeBSD, raw or qcow2")
 	flag.StringVar(&g.payload, "payload", "", "folder to bring in")
 	flag.StringVar(&g.results, "results", "", "folder to bring results out to")
+	flag.StringVar(&g.arch, "arch", runtime.GOARCH, "of the image and the payload: amd64 or arm64")
 	flag.StringVar(&g.accel, "accel", "kvm,tcg", "QEMU's accelerators to try, in order; tcg alone where there is a /dev/kvm that does not work")
 	flag.IntVar(&g.memory, "memory", 4096, "of the guest, in MiB")
 	flag.DurationVar(&g.limit, "limit", 3*time.Hour, "how long all of it may take")
+	flag.DurationVar(&g.silence, "silence", 10*time.Minute, "how long the console may say nothing before the login")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -56,7 +59,10 @@ const (
 
 func (g *guest) run(ctx context.Context) error {
 	if g.image == "" {
-		return errors.New("which image? make e2e-freebsd IMAGE=path of FreeBSD-…-amd64-BASIC-CI.raw or .qcow2")
+		return errors.New("which image? make e2e-freebsd IMAGE=path of FreeBSD-…-BASIC-CI.raw or .qcow2")
+	}
+	if _, ok := machines[g.arch]; !ok {
+		return fmt.Errorf("-arch %s: amd64 and arm64 are known", g.arch)
 	}
 	dir, err := os.MkdirTemp("", "e2e-freebsd-")
 	if err != nil {
@@ -77,7 +83,7 @@ func (g *guest) run(ctx context.Context) error {
 		return fmt.Errorf("results: %w", err)
 	}
 	if status != "0" {
-		return fmt.Errorf("the run in the guest ended with status %s; what it left is in %s", status, g.results)
+		return fmt.Errorf("the run in the guest ended with status %s (124: it took too long); what it left is in %s", status, g.results)
 	}
 	return nil
 }
@@ -155,28 +161,55 @@ func unpack(archive, folder string) error {
 	}
 }
 
-// talk is what the console says and what is typed then. The first reboot is for the tunable that only the loader can set.
-var talk = []struct{ wait, answer string }{
-	{"login: ", "root\n"},
-	{"# ", "exec /bin/sh\n"},
-	{"# ", "grep -q kern.racct.enable /boot/loader.conf || echo kern.racct.enable=1 >> /boot/loader.conf; reboot\n"},
-	{"login: ", "root\n"},
-	{"# ", "exec /bin/sh\n"},
-	{"# ", "stty -echo; mkdir /tests; tar -xf /dev/vtbd1 -C /tests; cd /tests; mkdir results; sh ./run; echo $? > results/status; " +
-		"tar -cf /dev/vtbd2 -C results .; echo 'status''='$(cat results/status); sync; poweroff\n"},
+// turn is what the console says, and what is typed then.
+type turn struct{ wait, answer string }
+
+// talk ends the run in time to bring out what it left. The first reboot is for the tunable that only the loader can set.
+func talk(limit time.Duration) []turn {
+	run := fmt.Sprintf("timeout %.0f sh ./run", 0.9*limit.Seconds())
+	return []turn{
+		{"login: ", "root\n"},
+		{"# ", "exec /bin/sh\n"},
+		{"# ", "grep -q kern.racct.enable /boot/loader.conf || echo kern.racct.enable=1 >> /boot/loader.conf; reboot\n"},
+		{"login: ", "root\n"},
+		{"# ", "exec /bin/sh\n"},
+		{"# ", "stty -echo; mkdir /tests; tar -xf /dev/vtbd1 -C /tests; cd /tests; mkdir results; " + run + "; echo $? > results/status; " +
+			"tar -cf /dev/vtbd2 -C results .; echo 'status''='$(cat results/status); sync; poweroff\n"},
+	}
 }
 
-// boot runs the guest until it powers off, and returns the status that the run ended with. What the console says is shown.
-func (g *guest) boot(ctx context.Context, disks []disk) (status string, err error) {
-	args := []string{"-machine", "q35", "-cpu", "max", "-smp", "2", "-m", fmt.Sprint(g.memory),
-		"-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "user,restrict=on,model=virtio-net-pci"}
+// machine is what QEMU needs to be a computer of one architecture. Debian's names.
+type machine struct {
+	program, packages string
+	args              []string
+}
+
+var machines = map[string]machine{
+	"amd64": {"qemu-system-x86_64", "qemu-system-x86", []string{"-machine", "q35"}},
+	"arm64": {"qemu-system-aarch64", "qemu-system-arm and qemu-efi-aarch64",
+		[]string{"-machine", "virt,gic-version=max", "-bios", "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"}},
+}
+
+// command is the whole command line of QEMU.
+func (g *guest) command(disks []disk) []string {
+	args := append([]string{machines[g.arch].program}, machines[g.arch].args...)
+	args = append(args, "-cpu", "max", "-smp", "2", "-m", fmt.Sprint(g.memory),
+		"-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "user,restrict=on,model=virtio-net-pci")
 	for accel := range strings.SplitSeq(g.accel, ",") {
 		args = append(args, "-accel", accel)
 	}
 	for _, d := range disks {
 		args = append(args, "-drive", "if=virtio,file="+d.file+",format="+d.format)
 	}
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	return args
+}
+
+// boot runs the guest until it powers off, and returns the status that the run ended with. What the console says is shown.
+func (g *guest) boot(ctx context.Context, disks []disk) (status string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	args := g.command(disks)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stderr = os.Stderr
 	keyboard, err := cmd.StdinPipe()
 	if err != nil {
@@ -187,9 +220,14 @@ func (g *guest) boot(ctx context.Context, disks []disk) (status string, err erro
 		return "", err
 	}
 	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("%w; install qemu-system-x86", err)
+		return "", fmt.Errorf("%w; install %s", err, machines[g.arch].packages)
 	}
-	status = converse(bufio.NewReader(console), keyboard)
+	status, refused := converse(console, keyboard, talk(g.limit), g.silence)
+	if refused != nil {
+		cancel()
+		cmd.Wait()
+		return "", refused
+	}
 	err = cmd.Wait()
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("the guest took too long or was interrupted: %w", ctx.Err())
@@ -197,14 +235,31 @@ func (g *guest) boot(ctx context.Context, disks []disk) (status string, err erro
 	return status, err
 }
 
-// converse types at the console what talk says, and reads on to the end.
-func converse(console *bufio.Reader, keyboard io.Writer) (status string) {
+// way out of an image that cannot be talked to.
+const way = "take a BASIC-CI image, or one with console=\"comconsole\" in its /boot/loader.conf and no password for root"
+
+// converse types at the console what talk says, and reads on to the end. An image that cannot be talked to is given up.
+func converse(console io.Reader, keyboard io.Writer, talk []turn, silence time.Duration) (status string, err error) {
+	said := listen(console)
+	patience := time.NewTimer(silence)
+	defer patience.Stop()
 	var line []byte
 	next := 0
 	for {
-		c, err := console.ReadByte()
-		if err != nil {
-			return status
+		var c byte
+		var more bool
+		select {
+		case c, more = <-said:
+			if !more {
+				return status, nil
+			}
+		case <-patience.C:
+			return "", fmt.Errorf("the guest said nothing for %v before its login: the image has no console on its serial port; %s", silence, way)
+		}
+		if next == 0 {
+			patience.Reset(silence)
+		} else {
+			patience.Stop() // tests may be quiet
 		}
 		os.Stdout.Write([]byte{c})
 		if c == '\n' {
@@ -215,10 +270,29 @@ func converse(console *bufio.Reader, keyboard io.Writer) (status string) {
 			continue
 		}
 		line = append(line, c)
+		if next > 0 && bytes.HasSuffix(line, []byte("Password:")) {
+			return "", fmt.Errorf("the image's root has a password; %s", way)
+		}
 		if next < len(talk) && bytes.HasSuffix(line, []byte(talk[next].wait)) {
 			io.WriteString(keyboard, talk[next].answer)
 			next++
 			line = line[:0]
 		}
 	}
+}
+
+// listen ends with what it reads from.
+func listen(console io.Reader) <-chan byte {
+	said := make(chan byte)
+	go func() {
+		defer close(said)
+		for r := bufio.NewReader(console); ; {
+			c, err := r.ReadByte()
+			if err != nil {
+				return
+			}
+			said <- c
+		}
+	}()
+	return said
 }

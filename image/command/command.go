@@ -34,6 +34,9 @@ func ExitCode(err error) int {
 	return 1
 }
 
+// FlagError makes a complaint about a flag one that ExitCode tells from others.
+func FlagError(_ *cobra.Command, err error) error { return usageError{err} }
+
 // app is what the commands share.
 type app struct {
 	dataset, directory, stateDir string
