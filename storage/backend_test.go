@@ -582,3 +582,36 @@ func TestSpaceAndCheck(t *testing.T) {
 		t.Log(err)
 	}
 }
+
+// TestMountedElsewhere has a command line come that names another state folder than the plugin.
+func TestMountedElsewhere(t *testing.T) {
+	z := newZFS(t)
+	makeImage(t, z, "a", "", nil, "etc/motd", "hello")
+	root, err := z.Clone(t.Context(), "a", "nj0123456789ab", CloneOptions{TaskID: "task"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer removeTask(t, z, "nj0123456789ab")
+	state := t.TempDir()
+	other := NewZFS(z.parent, filepath.Join(state, "mounts"))
+	want := fmt.Sprintf("dataset %s: its store is mounted in %s and not in %s; give the folder of the driver's state that it belongs to: --state-dir %s",
+		z.parent, z.mountRoot, other.mountRoot, filepath.Dir(z.mountRoot))
+	for name, err := range map[string]error{"Prepare": other.Prepare(t.Context()), "Check": other.Check(t.Context())} {
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+	if err := checkMounted(root); err != nil {
+		t.Errorf("the task's root: %v", err)
+	}
+	imageRoot(t, z, "a")
+	if root, err := other.ImageRoot(t.Context(), "a"); err == nil {
+		t.Errorf("the image's root is said to be %s", root)
+	}
+	if entries, err := os.ReadDir(state); err != nil || len(entries) > 0 {
+		t.Errorf("%v was made, %v", entries, err)
+	}
+	if err := z.Prepare(t.Context()); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+}

@@ -2,6 +2,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -122,7 +123,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, options image.Opt
 }
 
 func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.Options) *image.Store {
-	options.LockDir = filepath.Join(a.stateDir, "locks")
+	options.LockDir = filepath.Join(cmp.Or(a.directory, a.stateDir), "locks")
 	level := hclog.Warn
 	if a.verbose {
 		level = hclog.Debug
