@@ -111,6 +111,8 @@ type Image struct {
 	LastUsed time.Time
 	// SignedBy is the ID of the key whose signature was verified, "" without one.
 	SignedBy string
+
+	former []record
 }
 
 // EnsureOptions are a caller's wishes for one image.
@@ -166,10 +168,23 @@ func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
 	img, err := s.look(ctx, func(img Image) bool {
 		return img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest)
 	})
+	if errors.Is(err, errNotHere) && ref.Digest != "" {
+		img, err = s.findFormer(ctx, ref)
+	}
 	if err == nil {
 		img.Reference = ref
 	}
 	return img, err
+}
+
+// findFormer returns what a pinned reference names although its tag has moved.
+func (s *Store) findFormer(ctx context.Context, ref Reference) (Image, error) {
+	means := func(r record) bool { return r.Reference == ref.unpinned() && r.Manifest.Digest == ref.Digest }
+	img, err := s.look(ctx, func(img Image) bool { return slices.ContainsFunc(img.former, means) })
+	if err != nil {
+		return Image{}, err
+	}
+	return img.as(img.former[slices.IndexFunc(img.former, means)])
 }
 
 // findDigest returns the image that has been received from, or sent as, the stream of that digest.
@@ -220,7 +235,7 @@ func (s *Store) lines(kept []storage.Image) []Image {
 
 // image is what is known of a kept one without its names.
 func (s *Store) image(k storage.Image) Image {
-	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, LastUsed: s.lastUsed(k.ID)}
+	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, LastUsed: s.lastUsed(k.ID), former: formerRecords(k.Props)}
 }
 
 // as is the image as one of its names has it.
@@ -237,6 +252,11 @@ func (s *Store) Find(ctx context.Context, what string) (Image, error) {
 	all, err := s.List(ctx)
 	if err != nil {
 		return Image{}, err
+	}
+	if ref, err := ParseReference(what); err == nil && ref.Digest != "" {
+		if img, err := s.find(ctx, ref); !errors.Is(err, errNotHere) {
+			return img, err
+		}
 	}
 	exact := func(img Image) bool { return img.Reference.Name != "" && img.Reference.unpinned() == what }
 	short := func(img Image) bool { return img.Reference.Name != "" && img.Reference.short() == what }
@@ -347,19 +367,20 @@ func indexOf(all []storage.Image, id string) int {
 	return slices.IndexFunc(all, func(k storage.Image) bool { return k.ID == id })
 }
 
-// rename gives one of all images a record, and takes that off the others.
+// rename gives one of all images a record, and makes it a former one of the others that have it.
 func (s *Store) rename(ctx context.Context, all []storage.Image, id, key, value string) error {
 	for i := range all {
 		k := &all[i]
-		have, want := k.Props[key], noRecord
-		if k.ID == id {
-			want = value
-		}
-		if have == want || have == "" && want == noRecord {
-			continue
-		}
-		if want == noRecord {
+		have, want := k.Props[key], value
+		if k.ID != id {
+			if have == "" || strings.HasPrefix(have, formerPrefix) {
+				continue
+			}
+			want = formerPrefix + have
 			s.log.Info("a tag has moved", "from", k.ID, "to", id)
+		}
+		if have == want {
+			continue
 		}
 		if err := s.backend.SetProp(ctx, k.ID, key, want); err != nil {
 			return err

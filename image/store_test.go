@@ -167,6 +167,19 @@ func TestNames(t *testing.T) {
 		}
 
 		// The old one is still had by its digest, and the registry is not asked for it.
+		asked := r.total()
+		for _, s := range []*Store{h.Store, New(h.backend(), h.options(Options{}))} {
+			img, err := s.Ensure(t.Context(), r.ref(t, "web:latest@"+first.Digest), EnsureOptions{ForcePull: true})
+			if err != nil || img.ID != old.ID || img.Manifest.Digest != first.Digest {
+				t.Errorf("pinned to the old: %+v, %v", img, err)
+			}
+		}
+		if n := r.total() - asked; n > 0 {
+			t.Errorf("the registry was asked %d times", n)
+		}
+		if img, err := h.Find(t.Context(), r.url+"/web:latest@"+first.Digest); err != nil || img.ID != old.ID {
+			t.Errorf("found by its digest: %v, %v", img.ID, err)
+		}
 		downloads := r.count("/web_latest." + kind + ".zst")
 		pinned := r.ref(t, "web:latest@"+second.Digest)
 		if img, err := h.Ensure(t.Context(), pinned, EnsureOptions{}); err != nil || img.ID != moved.ID {

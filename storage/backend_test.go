@@ -594,7 +594,7 @@ func TestMountedElsewhere(t *testing.T) {
 	defer removeTask(t, z, "nj0123456789ab")
 	state := t.TempDir()
 	other := NewZFS(z.parent, filepath.Join(state, "mounts"))
-	want := fmt.Sprintf("dataset %s: its store is mounted in %s and not in %s; give the folder of the driver's state that it belongs to: --state-dir %s",
+	want := fmt.Sprintf("dataset %s: its store is mounted in %s and not in %s; give the folder of the driver's state that it belongs to: --state-dir %s, the plugin's state_dir",
 		z.parent, z.mountRoot, other.mountRoot, filepath.Dir(z.mountRoot))
 	for name, err := range map[string]error{"Prepare": other.Prepare(t.Context()), "Check": other.Check(t.Context())} {
 		if err == nil || err.Error() != want {

@@ -80,7 +80,7 @@ func (z *ZFS) checkMountpoints() error {
 		want, ours := containers[Dataset(l[0])]["mountpoint"]
 		if have := l[1]; ours && have != want {
 			mountRoot := filepath.Dir(have)
-			return fmt.Errorf("dataset %s: its store is mounted in %s and not in %s; give the folder of the driver's state that it belongs to: --state-dir %s",
+			return fmt.Errorf("dataset %s: its store is mounted in %s and not in %s; give the folder of the driver's state that it belongs to: --state-dir %s, the plugin's state_dir",
 				z.parent, mountRoot, z.mountRoot, filepath.Dir(mountRoot))
 		}
 	}
