@@ -290,7 +290,7 @@ func (img Image) name() string {
 }
 
 // Remove takes a reference's name off its image, and the image away with its last name. One that tasks or other images stand
-// on stays, named.
+// on, or that something on the host has open, stays, named.
 func (s *Store) Remove(ctx context.Context, img Image) error {
 	if err := s.remove(ctx, img); err != nil {
 		return fmt.Errorf("image %s: %w", img.name(), err)
@@ -454,6 +454,10 @@ func (s *Store) Sweep(ctx context.Context) error {
 		if err == nil && l != nil {
 			err = s.backend.Discard(ctx, tmp)
 			l.release()
+		}
+		if errors.Is(err, storage.ErrBusy) {
+			s.log.Warn("a leftover stays until the next time", "dataset", tmp, "error", err)
+			continue
 		}
 		errs = append(errs, err)
 	}

@@ -615,3 +615,46 @@ func TestMountedElsewhere(t *testing.T) {
 		t.Errorf("its own: %v", err)
 	}
 }
+
+// TestRemoveBusyImage has somebody on the host read an image, or hold its snapshot, for as long as it takes.
+func TestRemoveBusyImage(t *testing.T) {
+	z := newZFS(t)
+	makeImage(t, z, "open", "", nil, "file", "text")
+	makeImage(t, z, "held", "", nil, "file", "text")
+	root, err := z.Create(t.Context(), "unfinished", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, root+"/file", "text")
+	for _, path := range []string{imageRoot(t, z, "open") + "/file", root + "/file"} {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+	}
+	held := z.image("held").Snapshot(imageSnapshot)
+	if _, err := zfs("hold", "backup", held); err != nil {
+		t.Fatal(err)
+	}
+	defer zfs("release", "backup", held)
+	for name, remove := range map[string]func() error{
+		"open":       func() error { return z.RemoveImage(t.Context(), "open") },
+		"held":       func() error { return z.RemoveImage(t.Context(), "held") },
+		"unfinished": func() error { return z.Discard(context.Background(), "unfinished") },
+	} {
+		done := make(chan error, 1)
+		go func() { done <- remove() }()
+		select {
+		case err := <-done:
+			if !errors.Is(err, ErrBusy) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * busyTime):
+			t.Errorf("%s: it is still waited for", name)
+		}
+	}
+	if images, err := z.Images(t.Context()); err != nil || len(images) != 2 {
+		t.Errorf("images %v, %v", images, err)
+	}
+}
