@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
@@ -14,7 +15,7 @@ import (
 
 // GCOptions say which images may go.
 type GCOptions struct {
-	// Delay is how long an image stays after its last use.
+	// Delay is how long an image stays after its last use. A task uses it until it is removed.
 	Delay time.Duration
 	// MaxSize is how much all images may hold, in bytes; 0 for as much as there is. Beyond it images go before their delay,
 	// oldest use first.
@@ -99,6 +100,9 @@ func (s *Store) next(all []Image, dealt map[string]bool, opt GCOptions) (Image, 
 		seen[img.ID] = true
 		size += img.Used
 		standing := slices.DeleteFunc(slices.Clone(img.Clones), func(c string) bool { return dealt[filepath.Base(c)] })
+		if slices.ContainsFunc(img.Clones, isUse) {
+			s.touch(img.ID)
+		}
 		switch {
 		case left || built[img.ID] || len(standing) > 0:
 		case img.LastUsed.IsZero():
@@ -113,6 +117,9 @@ func (s *Store) next(all []Image, dealt map[string]bool, opt GCOptions) (Image, 
 	oldest := slices.MinFunc(unused, func(a, b Image) int { return a.LastUsed.Compare(b.LastUsed) })
 	return oldest, time.Since(oldest.LastUsed) > opt.Delay || opt.MaxSize > 0 && size > opt.MaxSize
 }
+
+// isUse tells a clone that uses an image, a task or a build at work, from an image that stands on it.
+func isUse(clone string) bool { return !strings.HasPrefix(clone, "images/") }
 
 // forget removes what is known of the use of images that are gone.
 func (s *Store) forget(all []Image) {

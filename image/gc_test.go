@@ -76,6 +76,8 @@ func TestGC(t *testing.T) {
 		if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab", false); err != nil {
 			t.Fatal(err)
 		}
+		collect(GCOptions{Delay: 3 * time.Hour}) // the task may start again
+		age(images[2].ID, 4*time.Hour)
 		collect(GCOptions{Delay: 3 * time.Hour}, "web:2")
 		all, err := h.List(t.Context())
 		if err != nil || len(all) != 2 || all[0].Reference.short() != "mine:1" || all[1].Reference.short() != "web:3" {
