@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -113,6 +114,7 @@ type Image struct {
 	SignedBy string
 
 	former []record
+	byID   bool // it was asked for by its ID
 }
 
 // EnsureOptions are a caller's wishes for one image.
@@ -246,8 +248,10 @@ func (img Image) as(r record) (Image, error) {
 	return img, err
 }
 
+var idDigits = regexp.MustCompile(`^(sha256:|built-)?[0-9a-f]{4,}$`)
+
 // Find takes what a person types: a whole reference, NAME:TAG where only one registry's is in the store, or the first digits
-// of an ID.
+// of an ID, four at least.
 func (s *Store) Find(ctx context.Context, what string) (Image, error) {
 	all, err := s.List(ctx)
 	if err != nil {
@@ -261,12 +265,13 @@ func (s *Store) Find(ctx context.Context, what string) (Image, error) {
 	exact := func(img Image) bool { return img.Reference.Name != "" && img.Reference.unpinned() == what }
 	short := func(img Image) bool { return img.Reference.Name != "" && img.Reference.short() == what }
 	id := func(img Image) bool {
-		return len(what) >= 4 && strings.HasPrefix(img.ID, strings.TrimPrefix(what, digestPrefix))
+		return idDigits.MatchString(what) && strings.HasPrefix(img.ID, strings.TrimPrefix(what, digestPrefix))
 	}
-	for _, matches := range []func(Image) bool{exact, short, id} {
+	for i, matches := range []func(Image) bool{exact, short, id} {
 		var found []Image
 		for _, img := range all {
 			if matches(img) {
+				img.byID = i == 2 // the last way to match
 				found = append(found, img)
 			}
 		}
@@ -290,7 +295,7 @@ func (img Image) name() string {
 }
 
 // Remove takes a reference's name off its image, and the image away with its last name. One that tasks or other images stand
-// on, or that something on the host has open, stays, named.
+// on, or that something on the host has open, stays, named; so does one with several names that was found by its ID.
 func (s *Store) Remove(ctx context.Context, img Image) error {
 	if err := s.remove(ctx, img); err != nil {
 		return fmt.Errorf("image %s: %w", img.name(), err)
@@ -308,14 +313,18 @@ func (s *Store) remove(ctx context.Context, img Image) error {
 	if err != nil {
 		return err
 	}
-	named := len(records(kept.Props)) - 1
-	if named <= 0 || img.Reference.Name == "" {
-		if len(kept.Clones) > 0 {
-			return fmt.Errorf("%s stands on it; stop or remove that first", strings.Join(kept.Clones, ", "))
-		}
-		return s.backend.RemoveImage(ctx, img.ID)
+	names := records(kept.Props)
+	if len(names) > 1 && img.byID {
+		return fmt.Errorf("it has several names, such as %s and %s; name the one to take off", names[0].Reference, names[1].Reference)
 	}
-	return s.backend.SetProp(ctx, kept.ID, recordKey(img.Reference.unpinned()), noRecord)
+	name := img.Reference.unpinned()
+	if img.Reference.Name != "" && slices.ContainsFunc(names, func(r record) bool { return r.Reference != name }) {
+		return s.backend.SetProp(ctx, kept.ID, recordKey(name), noRecord)
+	}
+	if len(kept.Clones) > 0 {
+		return fmt.Errorf("%s stands on it; stop or remove that first", strings.Join(kept.Clones, ", "))
+	}
+	return s.backend.RemoveImage(ctx, img.ID)
 }
 
 func (s *Store) kept(ctx context.Context, id string) (storage.Image, error) {

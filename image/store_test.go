@@ -198,8 +198,30 @@ func TestNames(t *testing.T) {
 		if n := r.count("/web_latest."+kind+".zst") + r.count("/other_1."+kind+".zst"); n != downloads {
 			t.Errorf("%d more downloads", n-downloads)
 		}
+		byID, err := h.Find(t.Context(), other.ID[:12])
+		if err != nil || byID.ID != other.ID {
+			t.Errorf("by its ID: %v, %v", byID.ID, err)
+		}
+		want := "image " + r.url + "/other:1: it has several names, such as " + r.url + "/other:1 and " + r.url + "/web:latest; name the one to take off"
+		if err := h.Remove(t.Context(), byID); err == nil || err.Error() != want {
+			t.Errorf("removed by its ID: %v, want %s", err, want)
+		}
 		if err := h.Remove(t.Context(), other); err != nil {
 			t.Error(err)
+		}
+		// A name that has moved is not the last one.
+		if _, err := h.setName(t.Context(), old.ID, record{Reference: "kept:1", Manifest: old.Manifest}); err != nil {
+			t.Fatal(err)
+		}
+		former, err := h.Find(t.Context(), r.url+"/web:latest@"+first.Digest)
+		if err == nil {
+			err = h.Remove(t.Context(), former)
+		}
+		if img, err2 := h.Find(t.Context(), "kept:1"); err != nil || err2 != nil || img.ID != old.ID {
+			t.Errorf("after a former name was removed: %v, %v, %v", err, err2, img.ID)
+		}
+		if _, err := h.Find(t.Context(), r.url+"/web:latest@"+first.Digest); err == nil {
+			t.Error("a former name that was removed is still there")
 		}
 		if img, err := h.Find(t.Context(), "web:latest"); err != nil || img.ID != moved.ID {
 			t.Errorf("after one of two names was removed: %v, %v", img.ID, err)
@@ -218,6 +240,11 @@ func TestBuiltHere(t *testing.T) {
 		t.Errorf("%v, %v", img.ID, err)
 	}
 	_, err = h.Ensure(t.Context(), Reference{Name: "web", Tag: "2"}, EnsureOptions{})
+	for what, found := range map[string]bool{built.ID: true, built.ID[:10]: true, built.ID[:9]: false, "buil": false, "built-": false, built.ID[6:12]: false} {
+		if img, err := h.Find(t.Context(), what); (err == nil) != found || found && img.ID != built.ID {
+			t.Errorf("%s: %v, %v", what, img.ID, err)
+		}
+	}
 	want := "image web:2: no image of that name was built on this host; build it, or write the registry's URL before the name"
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
