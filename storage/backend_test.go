@@ -658,3 +658,52 @@ func TestRemoveBusyImage(t *testing.T) {
 		t.Errorf("images %v, %v", images, err)
 	}
 }
+
+// TestRemoveBesideClone lets a task's start and the removal of its image meet: one of the two is refused.
+func TestRemoveBesideClone(t *testing.T) {
+	d := newDirectory(t)
+	var files []string
+	for i := range 200 {
+		files = append(files, fmt.Sprintf("file%03d", i), "text")
+	}
+	for i := range 20 {
+		makeImage(t, d, "i", "", nil, files...)
+		var removed error
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			time.Sleep(time.Duration(i%10) * 200 * time.Microsecond)
+			removed = d.RemoveImage(t.Context(), "i")
+		}()
+		copyOf := func() (root string, err error, discard func()) {
+			if i%2 == 0 {
+				root, err = d.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
+				return root, err, func() { removeTask(t, d, "nja") }
+			}
+			root, err = d.Create(t.Context(), "half", "i")
+			return root, err, func() {
+				if err := d.Discard(t.Context(), "half"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		root, err, discard := copyOf()
+		<-done
+		switch {
+		case err == nil:
+			if entries, err := os.ReadDir(root); err != nil || len(entries) != 200 {
+				t.Errorf("the copy has %d files, %v", len(entries), err)
+			}
+			discard()
+		case !errors.Is(err, ErrNotFound):
+			t.Errorf("copy: %v", err)
+		}
+		if removed != nil && !errors.Is(removed, ErrInUse) {
+			t.Errorf("removal: %v", removed)
+		}
+		if err := d.RemoveImage(t.Context(), "i"); err != nil {
+			t.Error(err)
+		}
+	}
+	wantEmpty(t, d)
+}
