@@ -470,5 +470,6 @@ func (s *Store) Sweep(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 	}
+	errs = append(errs, removeLocks(s.options.LockDir))
 	return errors.Join(errs...)
 }
