@@ -1,9 +1,12 @@
 package image
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -291,8 +294,66 @@ func TestOneDownload(t *testing.T) {
 	})
 }
 
-// pullerVariable makes this program one more process that pulls: KIND DATASET DIR REFERENCE, and "memory" to print by how many
-// bytes its memory grew, in place of the image's ID.
+// TestProgressOfAnother has a process wait for the pull of this one, whose registry stops halfway.
+func TestProgressOfAnother(t *testing.T) {
+	dir, m := publish(t, "tar", "web:1", makeTree(t, 8<<20), BuildOptions{})
+	r := newRegistry(t, dir)
+	h := newHost(t, "tar", Options{})
+	goOn := make(chan struct{})
+	r.misbehave(onlyFiles(".zst", func(w http.ResponseWriter, req *http.Request, good http.Handler) {
+		data := fetch(good, req.URL.Path)
+		w.Write(data[:len(data)/2])
+		http.NewResponseController(w).Flush()
+		<-goOn
+		w.Write(data[len(data)/2:])
+	}))
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+		pulled <- err
+	}()
+	for r.count("/web_1.tar.zst") == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), pullerVariable+"="+strings.Join([]string{h.kind, h.dataset, h.dir, r.url + "/web:1", "progress"}, " "))
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	told := time.AfterFunc(20*time.Second, func() {
+		t.Error("the other process is told nothing")
+		close(goOn)
+	})
+	lines.Scan()
+	if told.Stop() {
+		close(goOn)
+	}
+	var p Progress
+	if _, err := fmt.Sscan(lines.Text(), &p.Bytes, &p.Total); err != nil || p.Bytes <= 0 || p.Bytes >= m.Size || p.Total != m.Size {
+		t.Errorf("halfway through %d bytes the other process is told %q, %v", m.Size, lines.Text(), err)
+	}
+	var last string
+	for lines.Scan() {
+		last = lines.Text()
+	}
+	if digestPrefix+last != m.Digest {
+		t.Errorf("its last line is %q", last)
+	}
+	if err := errors.Join(cmd.Wait(), <-pulled); err != nil {
+		t.Error(err)
+	}
+	if n := r.count("/web_1.tar.zst"); n != 1 {
+		t.Errorf("%d downloads", n)
+	}
+}
+
+// pullerVariable makes this program one more process that pulls: KIND DATASET DIR REFERENCE. It prints the image's ID; with "progress" behind
+// these, a line of each progress before; with "measured", by how many bytes its memory grew in place of that.
 const pullerVariable = "NOMAD_DRIVER_JAIL_TEST_PULL"
 
 func puller() int {
@@ -306,13 +367,17 @@ func puller() int {
 	}
 	h.Find(context.Background(), words[3]) // a plugin that runs knows what it has
 	before, began := maxMemory(), time.Now()
-	img, err := h.Ensure(context.Background(), ref, EnsureOptions{})
+	var opt EnsureOptions
+	if words[len(words)-1] == "progress" {
+		opt.Progress = func(p Progress) { fmt.Println(p.Bytes, p.Total) }
+	}
+	img, err := h.Ensure(context.Background(), ref, opt)
 	took := time.Since(began)
 	switch {
 	case err != nil:
 		fmt.Println(err)
 		return 1
-	case len(words) > 4:
+	case words[len(words)-1] == "measured":
 		fmt.Print(maxMemory()-before, int64(took))
 	default:
 		fmt.Print(img.ID)
