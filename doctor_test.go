@@ -169,6 +169,8 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"doctor", "--dataset", dataset, "--directory", "/d"}, 2},
 		{[]string{"ps", "all"}, 2},
 		{[]string{"gc", "--grace", "never"}, 2},
+		{[]string{"image", "list", "--color"}, 2},
+		{[]string{"--color"}, 2},
 		{[]string{"docter"}, 2},
 	} {
 		cmd := program(t, nil, x.args...)

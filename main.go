@@ -51,7 +51,6 @@ commands below to build and serve images and to ask a host what runs on it.`,
 			return nil
 		},
 	}
-	root.SetFlagErrorFunc(command.FlagError)
 	root.Flags().StringVar(&driverName, "driver-name", driver.DefaultName,
 		`the name under which the driver registers with Nomad, such as "pot"`)
 	root.SetFlagErrorFunc(command.FlagError)

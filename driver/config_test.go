@@ -1,6 +1,8 @@
 package driver
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -94,6 +96,33 @@ func TestPotSpellingOfPorts(t *testing.T) {
 		decode(t, taskConfigSpec, "config {\n image = \"http://r.example.org\"\n pot = \"web\"\n tag = \"1\"\n "+hcl+"\n}", &c)
 		if c.PortMap["http"] != "80" || c.NetworkMode != modeBridge {
 			t.Errorf("%s: got %+v", hcl, c)
+		}
+	}
+}
+
+// TestSavedConfig has no secret in it.
+func TestSavedConfig(t *testing.T) {
+	c := DefaultConfig()
+	c.StateDir = t.TempDir()
+	c.Dataset = "zroot/jails"
+	c.Consul.Token = "hunter2"
+	for proxy, kept := range map[string]string{
+		"http://me:hunter2@proxy.example.org:3128": "http://proxy.example.org:3128",
+		"http://proxy.example.org:3128":            "http://proxy.example.org:3128",
+		"http://me:hunter2/@x@proxy.example.org":   "http://proxy.example.org",
+		"me:hunter2@proxy.example.org:3128":        "proxy.example.org:3128",
+	} {
+		c.Images.Proxy = proxy
+		if err := c.save(); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(filepath.Join(c.StateDir, "config.json"))
+		if err != nil || strings.Contains(string(data), "hunter2") {
+			t.Errorf("saved is %s, %v", data, err)
+		}
+		last, found, err := lastConfig(c.StateDir)
+		if err != nil || !found || last.Dataset != c.Dataset || last.Images.Proxy != kept {
+			t.Errorf("%s: the last configuration is %+v, %v", proxy, last, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 func imageOptions(c Config, logger hclog.Logger) image.Options {
 	mirrors, _ := c.Images.mirrors()
 	return image.Options{
-		LockDir: filepath.Join(c.StateDir, "locks"),
+		LockDir: filepath.Join(cmp.Or(c.Directory, c.StateDir), "locks"),
 		Logger:  logger.Named("image"),
 		Limits:  image.Limits{Retry: duration(c.Images.Retry, 10*time.Second)},
 		Keys:    c.Images.Keys,

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -118,9 +119,23 @@ func lastConfig(stateDir string) (c Config, found bool, err error) {
 
 func (c Config) save() error {
 	c.Consul.Token = ""
+	c.Images.Proxy = withoutUserinfo(c.Images.Proxy)
 	data, err := json.MarshalIndent(c, "", "\t")
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(c.StateDir, "config.json"), data, 0o600)
+}
+
+// withoutUserinfo is the URL without name and password, also where nobody could parse it.
+func withoutUserinfo(rawURL string) string {
+	at := strings.LastIndexByte(rawURL, '@')
+	if at < 0 {
+		return rawURL
+	}
+	scheme, _, ok := strings.Cut(rawURL[:at], "://")
+	if !ok {
+		return rawURL[at+1:]
+	}
+	return scheme + "://" + rawURL[at+1:]
 }

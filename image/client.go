@@ -61,7 +61,7 @@ func newClient(options RegistryOptions) (*client, error) {
 		DisableCompression: true,
 		ReadBufferSize:     64 << 10,
 	}
-	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
+	transport.RegisterProtocol("file", http.NewFileTransport(files{}))
 	c := &client{options: options}
 	c.http = &http.Client{Transport: transport, CheckRedirect: c.checkRedirect}
 	return c, nil

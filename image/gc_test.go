@@ -76,6 +76,8 @@ func TestGC(t *testing.T) {
 		if err := h.backend().RemoveTask(t.Context(), "nj0123456789ab", false); err != nil {
 			t.Fatal(err)
 		}
+		collect(GCOptions{Delay: 3 * time.Hour}) // the task may start again
+		age(images[2].ID, 4*time.Hour)
 		collect(GCOptions{Delay: 3 * time.Hour}, "web:2")
 		all, err := h.List(t.Context())
 		if err != nil || len(all) != 2 || all[0].Reference.short() != "mine:1" || all[1].Reference.short() != "web:3" {
@@ -88,4 +90,52 @@ func TestGC(t *testing.T) {
 			t.Error("a removed image is still there")
 		}
 	})
+}
+
+// TestBusyImage has somebody on the host look into an image that nobody uses, and into what a killed pull left.
+func TestBusyImage(t *testing.T) {
+	builder := newHost(t, "zfs", Options{})
+	dir := t.TempDir()
+	r := newRegistry(t, dir)
+	h := newHost(t, "zfs", Options{})
+	var images []Image
+	for i, name := range []string{"busy:1", "free:1"} {
+		tree := makeTree(t, 2000)
+		write(t, filepath.Join(tree, "number"), []byte(fmt.Sprint(i)))
+		publishFrom(t, builder, name, tree, BuildOptions{}, dir)
+		img, err := h.Ensure(t.Context(), r.ref(t, name), EnsureOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		then := time.Now().Add(time.Duration(i-3) * time.Hour)
+		if err := os.Chtimes(h.usedPath(img.ID), then, then); err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, img)
+	}
+	leftover, err := h.backend().Create(t.Context(), "pull-1", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(leftover, "number"), nil)
+	for _, root := range []string{h.root(t, images[0]), leftover} {
+		f, err := os.Open(filepath.Join(root, "number"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	removed, err := h.GC(ctx, GCOptions{Delay: time.Hour})
+	if err != nil || len(removed) != 1 || removed[0].ID != images[1].ID {
+		t.Errorf("removed %+v, %v", removed, err)
+	}
+	want := fmt.Sprintf("image %s/busy:1: dataset %s/images/%s: busy: something on the host has files of it open", r.url, h.dataset, images[0].ID)
+	if err := h.Remove(ctx, images[0]); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if img, err := h.Ensure(ctx, r.ref(t, "busy:1"), EnsureOptions{}); err != nil || img.ID != images[0].ID {
+		t.Errorf("%v, %v", img.ID, err)
+	}
 }

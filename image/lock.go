@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
 )
 
-// lock is held by one process's one pull of an image. Its file tells those who wait how far that is. The file stays: to
-// unlink a file that others may just lock would give two of them the lock.
+// lock is held by one process's one pull of an image. Its file tells those who wait how far that is. Only its holder may remove
+// the file.
 type lock struct{ file *os.File }
 
 const lockPoll = 50 * time.Millisecond
@@ -53,11 +54,40 @@ func tryLock(dir, name string) (*lock, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if here, err := os.Stat(f.Name()); err != nil || !os.SameFile(info, here) { // removed before it was locked
+		f.Close()
+		return tryLock(dir, name)
+	}
 	l := &lock{f}
-	if info, err := f.Stat(); err == nil && info.Size() > 0 {
+	if info.Size() > 0 {
 		l.tell(Progress{}) // what the last holder said is over
 	}
 	return l, nil
+}
+
+// removeLocks removes the files of those that nobody holds, except for the store's, whose time counts.
+func removeLocks(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.IsDir() || e.Name() == storeLock {
+			continue
+		}
+		l, failed := tryLock(dir, e.Name())
+		if l != nil {
+			failed = os.Remove(l.file.Name())
+			l.release()
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
 }
 
 func (l *lock) release() { l.file.Close() }

@@ -20,6 +20,8 @@ type record struct {
 const (
 	recordPrefix = "ref-"
 	noRecord     = "-" // takes a record's place: a property cannot be empty
+	// formerPrefix is before a record whose tag has moved to another image: only a reference with the digest means this one now.
+	formerPrefix = "-"
 )
 
 // recordKey is derived from the reference, so that a tag that moves is found on whichever image has it.
@@ -37,11 +39,17 @@ func (r record) value() (string, error) {
 }
 
 // records are those in an image's properties. One that does not parse is none: its writer was killed.
-func records(props map[string]string) []record {
+func records(props map[string]string) []record { return recordsBehind("", props) }
+
+// formerRecords are those whose tags have moved.
+func formerRecords(props map[string]string) []record { return recordsBehind(formerPrefix, props) }
+
+func recordsBehind(prefix string, props map[string]string) []record {
 	var list []record
 	for key, value := range props {
 		var r record
-		if strings.HasPrefix(key, recordPrefix) && json.Unmarshal([]byte(value), &r) == nil {
+		data, ok := strings.CutPrefix(value, prefix)
+		if ok && strings.HasPrefix(key, recordPrefix) && json.Unmarshal([]byte(data), &r) == nil {
 			list = append(list, r)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -111,6 +112,9 @@ type Image struct {
 	LastUsed time.Time
 	// SignedBy is the ID of the key whose signature was verified, "" without one.
 	SignedBy string
+
+	former []record
+	byID   bool // it was asked for by its ID
 }
 
 // EnsureOptions are a caller's wishes for one image.
@@ -166,10 +170,23 @@ func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
 	img, err := s.look(ctx, func(img Image) bool {
 		return img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest)
 	})
+	if errors.Is(err, errNotHere) && ref.Digest != "" {
+		img, err = s.findFormer(ctx, ref)
+	}
 	if err == nil {
 		img.Reference = ref
 	}
 	return img, err
+}
+
+// findFormer returns what a pinned reference names although its tag has moved.
+func (s *Store) findFormer(ctx context.Context, ref Reference) (Image, error) {
+	means := func(r record) bool { return r.Reference == ref.unpinned() && r.Manifest.Digest == ref.Digest }
+	img, err := s.look(ctx, func(img Image) bool { return slices.ContainsFunc(img.former, means) })
+	if err != nil {
+		return Image{}, err
+	}
+	return img.as(img.former[slices.IndexFunc(img.former, means)])
 }
 
 // findDigest returns the image that has been received from, or sent as, the stream of that digest.
@@ -220,7 +237,7 @@ func (s *Store) lines(kept []storage.Image) []Image {
 
 // image is what is known of a kept one without its names.
 func (s *Store) image(k storage.Image) Image {
-	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, LastUsed: s.lastUsed(k.ID)}
+	return Image{ID: k.ID, Used: k.Used, Referenced: k.Referenced, Clones: k.Clones, LastUsed: s.lastUsed(k.ID), former: formerRecords(k.Props)}
 }
 
 // as is the image as one of its names has it.
@@ -231,22 +248,30 @@ func (img Image) as(r record) (Image, error) {
 	return img, err
 }
 
+var idDigits = regexp.MustCompile(`^(sha256:|built-)?[0-9a-f]{4,}$`)
+
 // Find takes what a person types: a whole reference, NAME:TAG where only one registry's is in the store, or the first digits
-// of an ID.
+// of an ID, four at least.
 func (s *Store) Find(ctx context.Context, what string) (Image, error) {
 	all, err := s.List(ctx)
 	if err != nil {
 		return Image{}, err
 	}
+	if ref, err := ParseReference(what); err == nil && ref.Digest != "" {
+		if img, err := s.find(ctx, ref); !errors.Is(err, errNotHere) {
+			return img, err
+		}
+	}
 	exact := func(img Image) bool { return img.Reference.Name != "" && img.Reference.unpinned() == what }
 	short := func(img Image) bool { return img.Reference.Name != "" && img.Reference.short() == what }
 	id := func(img Image) bool {
-		return len(what) >= 4 && strings.HasPrefix(img.ID, strings.TrimPrefix(what, digestPrefix))
+		return idDigits.MatchString(what) && strings.HasPrefix(img.ID, strings.TrimPrefix(what, digestPrefix))
 	}
-	for _, matches := range []func(Image) bool{exact, short, id} {
+	for i, matches := range []func(Image) bool{exact, short, id} {
 		var found []Image
 		for _, img := range all {
 			if matches(img) {
+				img.byID = i == 2 // the last way to match
 				found = append(found, img)
 			}
 		}
@@ -270,7 +295,7 @@ func (img Image) name() string {
 }
 
 // Remove takes a reference's name off its image, and the image away with its last name. One that tasks or other images stand
-// on stays, named.
+// on, or that something on the host has open, stays, named; so does one with several names that was found by its ID.
 func (s *Store) Remove(ctx context.Context, img Image) error {
 	if err := s.remove(ctx, img); err != nil {
 		return fmt.Errorf("image %s: %w", img.name(), err)
@@ -288,14 +313,18 @@ func (s *Store) remove(ctx context.Context, img Image) error {
 	if err != nil {
 		return err
 	}
-	named := len(records(kept.Props)) - 1
-	if named <= 0 || img.Reference.Name == "" {
-		if len(kept.Clones) > 0 {
-			return fmt.Errorf("%s stands on it; stop or remove that first", strings.Join(kept.Clones, ", "))
-		}
-		return s.backend.RemoveImage(ctx, img.ID)
+	names := records(kept.Props)
+	if len(names) > 1 && img.byID {
+		return fmt.Errorf("it has several names, such as %s and %s; name the one to take off", names[0].Reference, names[1].Reference)
 	}
-	return s.backend.SetProp(ctx, kept.ID, recordKey(img.Reference.unpinned()), noRecord)
+	name := img.Reference.unpinned()
+	if img.Reference.Name != "" && slices.ContainsFunc(names, func(r record) bool { return r.Reference != name }) {
+		return s.backend.SetProp(ctx, kept.ID, recordKey(name), noRecord)
+	}
+	if len(kept.Clones) > 0 {
+		return fmt.Errorf("%s stands on it; stop or remove that first", strings.Join(kept.Clones, ", "))
+	}
+	return s.backend.RemoveImage(ctx, img.ID)
 }
 
 func (s *Store) kept(ctx context.Context, id string) (storage.Image, error) {
@@ -347,19 +376,20 @@ func indexOf(all []storage.Image, id string) int {
 	return slices.IndexFunc(all, func(k storage.Image) bool { return k.ID == id })
 }
 
-// rename gives one of all images a record, and takes that off the others.
+// rename gives one of all images a record, and makes it a former one of the others that have it.
 func (s *Store) rename(ctx context.Context, all []storage.Image, id, key, value string) error {
 	for i := range all {
 		k := &all[i]
-		have, want := k.Props[key], noRecord
-		if k.ID == id {
-			want = value
-		}
-		if have == want || have == "" && want == noRecord {
-			continue
-		}
-		if want == noRecord {
+		have, want := k.Props[key], value
+		if k.ID != id {
+			if have == "" || strings.HasPrefix(have, formerPrefix) {
+				continue
+			}
+			want = formerPrefix + have
 			s.log.Info("a tag has moved", "from", k.ID, "to", id)
+		}
+		if have == want {
+			continue
 		}
 		if err := s.backend.SetProp(ctx, k.ID, key, want); err != nil {
 			return err
@@ -434,7 +464,12 @@ func (s *Store) Sweep(ctx context.Context) error {
 			err = s.backend.Discard(ctx, tmp)
 			l.release()
 		}
+		if errors.Is(err, storage.ErrBusy) {
+			s.log.Warn("a leftover stays until the next time", "dataset", tmp, "error", err)
+			continue
+		}
 		errs = append(errs, err)
 	}
+	errs = append(errs, removeLocks(s.options.LockDir))
 	return errors.Join(errs...)
 }

@@ -1,9 +1,12 @@
 package image
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,6 +170,19 @@ func TestNames(t *testing.T) {
 		}
 
 		// The old one is still had by its digest, and the registry is not asked for it.
+		asked := r.total()
+		for _, s := range []*Store{h.Store, New(h.backend(), h.options(Options{}))} {
+			img, err := s.Ensure(t.Context(), r.ref(t, "web:latest@"+first.Digest), EnsureOptions{ForcePull: true})
+			if err != nil || img.ID != old.ID || img.Manifest.Digest != first.Digest {
+				t.Errorf("pinned to the old: %+v, %v", img, err)
+			}
+		}
+		if n := r.total() - asked; n > 0 {
+			t.Errorf("the registry was asked %d times", n)
+		}
+		if img, err := h.Find(t.Context(), r.url+"/web:latest@"+first.Digest); err != nil || img.ID != old.ID {
+			t.Errorf("found by its digest: %v, %v", img.ID, err)
+		}
 		downloads := r.count("/web_latest." + kind + ".zst")
 		pinned := r.ref(t, "web:latest@"+second.Digest)
 		if img, err := h.Ensure(t.Context(), pinned, EnsureOptions{}); err != nil || img.ID != moved.ID {
@@ -185,8 +201,30 @@ func TestNames(t *testing.T) {
 		if n := r.count("/web_latest."+kind+".zst") + r.count("/other_1."+kind+".zst"); n != downloads {
 			t.Errorf("%d more downloads", n-downloads)
 		}
+		byID, err := h.Find(t.Context(), other.ID[:12])
+		if err != nil || byID.ID != other.ID {
+			t.Errorf("by its ID: %v, %v", byID.ID, err)
+		}
+		want := "image " + r.url + "/other:1: it has several names, such as " + r.url + "/other:1 and " + r.url + "/web:latest; name the one to take off"
+		if err := h.Remove(t.Context(), byID); err == nil || err.Error() != want {
+			t.Errorf("removed by its ID: %v, want %s", err, want)
+		}
 		if err := h.Remove(t.Context(), other); err != nil {
 			t.Error(err)
+		}
+		// A name that has moved is not the last one.
+		if _, err := h.setName(t.Context(), old.ID, record{Reference: "kept:1", Manifest: old.Manifest}); err != nil {
+			t.Fatal(err)
+		}
+		former, err := h.Find(t.Context(), r.url+"/web:latest@"+first.Digest)
+		if err == nil {
+			err = h.Remove(t.Context(), former)
+		}
+		if img, err2 := h.Find(t.Context(), "kept:1"); err != nil || err2 != nil || img.ID != old.ID {
+			t.Errorf("after a former name was removed: %v, %v, %v", err, err2, img.ID)
+		}
+		if _, err := h.Find(t.Context(), r.url+"/web:latest@"+first.Digest); err == nil {
+			t.Error("a former name that was removed is still there")
 		}
 		if img, err := h.Find(t.Context(), "web:latest"); err != nil || img.ID != moved.ID {
 			t.Errorf("after one of two names was removed: %v, %v", img.ID, err)
@@ -205,6 +243,11 @@ func TestBuiltHere(t *testing.T) {
 		t.Errorf("%v, %v", img.ID, err)
 	}
 	_, err = h.Ensure(t.Context(), Reference{Name: "web", Tag: "2"}, EnsureOptions{})
+	for what, found := range map[string]bool{built.ID: true, built.ID[:10]: true, built.ID[:9]: false, "buil": false, "built-": false, built.ID[6:12]: false} {
+		if img, err := h.Find(t.Context(), what); (err == nil) != found || found && img.ID != built.ID {
+			t.Errorf("%s: %v, %v", what, img.ID, err)
+		}
+	}
 	want := "image web:2: no image of that name was built on this host; build it, or write the registry's URL before the name"
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
@@ -251,8 +294,66 @@ func TestOneDownload(t *testing.T) {
 	})
 }
 
-// pullerVariable makes this program one more process that pulls: KIND DATASET DIR REFERENCE, and "memory" to print by how many
-// bytes its memory grew, in place of the image's ID.
+// TestProgressOfAnother has a process wait for the pull of this one, whose registry stops halfway.
+func TestProgressOfAnother(t *testing.T) {
+	dir, m := publish(t, "tar", "web:1", makeTree(t, 8<<20), BuildOptions{})
+	r := newRegistry(t, dir)
+	h := newHost(t, "tar", Options{})
+	goOn := make(chan struct{})
+	r.misbehave(onlyFiles(".zst", func(w http.ResponseWriter, req *http.Request, good http.Handler) {
+		data := fetch(good, req.URL.Path)
+		w.Write(data[:len(data)/2])
+		http.NewResponseController(w).Flush()
+		<-goOn
+		w.Write(data[len(data)/2:])
+	}))
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+		pulled <- err
+	}()
+	for r.count("/web_1.tar.zst") == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), pullerVariable+"="+strings.Join([]string{h.kind, h.dataset, h.dir, r.url + "/web:1", "progress"}, " "))
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	told := time.AfterFunc(20*time.Second, func() {
+		t.Error("the other process is told nothing")
+		close(goOn)
+	})
+	lines.Scan()
+	if told.Stop() {
+		close(goOn)
+	}
+	var p Progress
+	if _, err := fmt.Sscan(lines.Text(), &p.Bytes, &p.Total); err != nil || p.Bytes <= 0 || p.Bytes >= m.Size || p.Total != m.Size {
+		t.Errorf("halfway through %d bytes the other process is told %q, %v", m.Size, lines.Text(), err)
+	}
+	var last string
+	for lines.Scan() {
+		last = lines.Text()
+	}
+	if digestPrefix+last != m.Digest {
+		t.Errorf("its last line is %q", last)
+	}
+	if err := errors.Join(cmd.Wait(), <-pulled); err != nil {
+		t.Error(err)
+	}
+	if n := r.count("/web_1.tar.zst"); n != 1 {
+		t.Errorf("%d downloads", n)
+	}
+}
+
+// pullerVariable makes this program one more process that pulls: KIND DATASET DIR REFERENCE. It prints the image's ID; with "progress" behind
+// these, a line of each progress before; with "measured", by how many bytes its memory grew in place of that.
 const pullerVariable = "NOMAD_DRIVER_JAIL_TEST_PULL"
 
 func puller() int {
@@ -266,13 +367,17 @@ func puller() int {
 	}
 	h.Find(context.Background(), words[3]) // a plugin that runs knows what it has
 	before, began := maxMemory(), time.Now()
-	img, err := h.Ensure(context.Background(), ref, EnsureOptions{})
+	var opt EnsureOptions
+	if words[len(words)-1] == "progress" {
+		opt.Progress = func(p Progress) { fmt.Println(p.Bytes, p.Total) }
+	}
+	img, err := h.Ensure(context.Background(), ref, opt)
 	took := time.Since(began)
 	switch {
 	case err != nil:
 		fmt.Println(err)
 		return 1
-	case len(words) > 4:
+	case words[len(words)-1] == "measured":
 		fmt.Print(maxMemory()-before, int64(took))
 	default:
 		fmt.Print(img.ID)

@@ -607,3 +607,128 @@ func TestNotMade(t *testing.T) {
 		}
 	}
 }
+
+// TestMountedElsewhere has a command line come that names another state folder than the plugin.
+func TestMountedElsewhere(t *testing.T) {
+	z := newZFS(t)
+	makeImage(t, z, "a", "", nil, "etc/motd", "hello")
+	root, err := z.Clone(t.Context(), "a", "nj0123456789ab", CloneOptions{TaskID: "task"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer removeTask(t, z, "nj0123456789ab")
+	state := t.TempDir()
+	other := NewZFS(z.parent, filepath.Join(state, "mounts"))
+	want := fmt.Sprintf("dataset %s: its store is mounted in %s and not in %s; give the folder of the driver's state that it belongs to: --state-dir %s, the plugin's state_dir",
+		z.parent, z.mountRoot, other.mountRoot, filepath.Dir(z.mountRoot))
+	for name, err := range map[string]error{"Prepare": other.Prepare(t.Context()), "Check": other.Check(t.Context())} {
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+	if err := checkMounted(root); err != nil {
+		t.Errorf("the task's root: %v", err)
+	}
+	imageRoot(t, z, "a")
+	if root, err := other.ImageRoot(t.Context(), "a"); err == nil {
+		t.Errorf("the image's root is said to be %s", root)
+	}
+	if entries, err := os.ReadDir(state); err != nil || len(entries) > 0 {
+		t.Errorf("%v was made, %v", entries, err)
+	}
+	if err := z.Prepare(t.Context()); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+}
+
+// TestRemoveBusyImage has somebody on the host read an image, or hold its snapshot, for as long as it takes.
+func TestRemoveBusyImage(t *testing.T) {
+	z := newZFS(t)
+	makeImage(t, z, "open", "", nil, "file", "text")
+	makeImage(t, z, "held", "", nil, "file", "text")
+	root, err := z.Create(t.Context(), "unfinished", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, root+"/file", "text")
+	for _, path := range []string{imageRoot(t, z, "open") + "/file", root + "/file"} {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+	}
+	held := z.image("held").Snapshot(imageSnapshot)
+	if _, err := zfs("hold", "backup", held); err != nil {
+		t.Fatal(err)
+	}
+	defer zfs("release", "backup", held)
+	for name, remove := range map[string]func() error{
+		"open":       func() error { return z.RemoveImage(t.Context(), "open") },
+		"held":       func() error { return z.RemoveImage(t.Context(), "held") },
+		"unfinished": func() error { return z.Discard(context.Background(), "unfinished") },
+	} {
+		done := make(chan error, 1)
+		go func() { done <- remove() }()
+		select {
+		case err := <-done:
+			if !errors.Is(err, ErrBusy) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * busyTime):
+			t.Errorf("%s: it is still waited for", name)
+		}
+	}
+	if images, err := z.Images(t.Context()); err != nil || len(images) != 2 {
+		t.Errorf("images %v, %v", images, err)
+	}
+}
+
+// TestRemoveBesideClone lets a task's start and the removal of its image meet: one of the two is refused.
+func TestRemoveBesideClone(t *testing.T) {
+	d := newDirectory(t)
+	var files []string
+	for i := range 200 {
+		files = append(files, fmt.Sprintf("file%03d", i), "text")
+	}
+	for i := range 20 {
+		makeImage(t, d, "i", "", nil, files...)
+		var removed error
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			time.Sleep(time.Duration(i%10) * 200 * time.Microsecond)
+			removed = d.RemoveImage(t.Context(), "i")
+		}()
+		copyOf := func() (root string, err error, discard func()) {
+			if i%2 == 0 {
+				root, err = d.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
+				return root, err, func() { removeTask(t, d, "nja") }
+			}
+			root, err = d.Create(t.Context(), "half", "i")
+			return root, err, func() {
+				if err := d.Discard(t.Context(), "half"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		root, err, discard := copyOf()
+		<-done
+		switch {
+		case err == nil:
+			if entries, err := os.ReadDir(root); err != nil || len(entries) != 200 {
+				t.Errorf("the copy has %d files, %v", len(entries), err)
+			}
+			discard()
+		case !errors.Is(err, ErrNotFound):
+			t.Errorf("copy: %v", err)
+		}
+		if removed != nil && !errors.Is(removed, ErrInUse) {
+			t.Errorf("removal: %v", removed)
+		}
+		if err := d.RemoveImage(t.Context(), "i"); err != nil {
+			t.Error(err)
+		}
+	}
+	wantEmpty(t, d)
+}

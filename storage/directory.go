@@ -106,13 +106,38 @@ func (d *Directory) Create(ctx context.Context, tmp, base string) (root string, 
 	return root, nil
 }
 
+// lockImage is shared by those that copy an image, and excludes its removal. It holds until it is closed or this process ends.
+func (d *Directory) lockImage(id string, how int) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(d.path("images", id), "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("image %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), how)
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("image %s: %w", id, ErrInUse)
+	}
+	return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+}
+
 // copyImage copies the files of an image into a folder of its own.
 func (d *Directory) copyImage(id, dir string) error {
 	if err := valid("image", id); err != nil {
 		return err
 	}
+	lock, err := d.lockImage(id, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	src, err := os.OpenRoot(d.path("images", id))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) { // removed while the lock was waited for
 		return fmt.Errorf("image %s: %w", id, ErrNotFound)
 	}
 	if err != nil {
@@ -312,6 +337,27 @@ func (d *Directory) RemoveImage(_ context.Context, id string) error {
 	if err := valid("image", id); err != nil {
 		return err
 	}
+	trash := "removed-" + id
+	if err := d.remove("incoming", trash); err != nil {
+		return err
+	}
+	err := d.takeName(id, trash)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.remove("incoming", trash)
+}
+
+// takeName makes an image that nobody uses a temporary one: its name goes before its files, since half an image is none.
+func (d *Directory) takeName(id, trash string) error {
+	lock, err := d.lockImage(id, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	clones, err := d.clones()
 	if err != nil {
 		return err
@@ -319,19 +365,7 @@ func (d *Directory) RemoveImage(_ context.Context, id string) error {
 	if len(clones[id]) > 0 {
 		return fmt.Errorf("image %s: %w", id, ErrInUse)
 	}
-	// The name goes first: half an image is none.
-	trash := "removed-" + id
-	if err := d.remove("incoming", trash); err != nil {
-		return err
-	}
-	err = os.Rename(d.path("images", id), d.path("incoming", trash))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return d.remove("incoming", trash)
+	return os.Rename(d.path("images", id), d.path("incoming", trash))
 }
 
 func (d *Directory) Clone(ctx context.Context, id, name string, opt CloneOptions) (string, error) {

@@ -7,7 +7,7 @@
 //	tasks/NAME     tasks' roots, each a clone of an image
 //	incoming/TMP   images that are not whole yet
 //
-// and nothing else says what there is: what a store holds can be listed, and removed, knowing only the parent.
+// and nothing else says what there is (a directory also has locks, whose holders are at work in the store): what a store holds can be listed, and removed, knowing only the parent.
 package storage
 
 import (
@@ -24,6 +24,7 @@ var (
 	ErrNotFound = errors.New("is not in the store")
 	ErrInUse    = errors.New("is in use")
 	ErrNotMade  = errors.New("is not made yet")
+	ErrBusy     = errors.New("busy: something on the host has files of it open, or holds its snapshot (zfs holds shows that)")
 )
 
 // Backend is a store. Its methods may be called at the same time, also from several processes. Names (of images, tasks and temporary images) are
@@ -48,7 +49,7 @@ type Backend interface {
 	Seal(ctx context.Context, tmp string) error
 	// Commit makes an image of a received or sealed temporary one, at once and for ever: ErrExists if there is one of that ID.
 	Commit(ctx context.Context, tmp, id string, props map[string]string) error
-	// Discard removes a temporary image. None there is no error.
+	// Discard removes a temporary image, or says soon that it is ErrBusy. None there is no error.
 	Discard(ctx context.Context, tmp string) error
 	// Temporary lists the temporary images, of running pulls and of killed ones.
 	Temporary(ctx context.Context) ([]string, error)
@@ -59,7 +60,7 @@ type Backend interface {
 	// ImageRoot is the path of an image's root on the host, to be read only, and mounts it there if nobody did yet: a start from an image
 	// takes no more than its name. Programs in it cannot be run there. Without such an image it is ErrNotFound.
 	ImageRoot(ctx context.Context, id string) (string, error)
-	// RemoveImage refuses an image with clones with ErrInUse. None there is no error.
+	// RemoveImage refuses an image with clones with ErrInUse, and one that stays busy for a moment with ErrBusy. None there is no error.
 	RemoveImage(ctx context.Context, id string) error
 	// Send writes the stream of an image; of what differs from the image from, unless that is "".
 	Send(ctx context.Context, from, id string, w io.Writer) error

@@ -63,6 +63,28 @@ func (z *ZFS) Check(context.Context) error {
 	if pool.ReadOnly {
 		return fmt.Errorf("dataset %s: the pool is imported read-only", z.parent)
 	}
+	return z.checkMountpoints()
+}
+
+// checkMountpoints refuses a store that is mounted elsewhere: to move its mounts would take the running tasks' roots away, and what is at work
+// in it has its locks beside them.
+func (z *ZFS) checkMountpoints() error {
+	lines, err := zfs("get", "-Hp", "-r", "-d", "1", "-s", "local,received", "-o", "name,value", "mountpoint", string(z.parent))
+	if isMissing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	containers := z.containers()
+	for _, l := range lines {
+		want, ours := containers[Dataset(l[0])]["mountpoint"]
+		if have := l[1]; ours && have != want {
+			mountRoot := filepath.Dir(have)
+			return fmt.Errorf("dataset %s: its store is mounted in %s and not in %s; give the folder of the driver's state that it belongs to: --state-dir %s, the plugin's state_dir",
+				z.parent, mountRoot, z.mountRoot, filepath.Dir(mountRoot))
+		}
+	}
 	return nil
 }
 

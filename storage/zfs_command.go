@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"strings"
+	"time"
 
 	gozfs "github.com/mistifyio/go-zfs/v4"
 )
@@ -83,9 +85,18 @@ func mount(d Dataset) error {
 	return err
 }
 
+// busyTime is how long the dataset of an image may be busy before it is left for later: who removes one holds a lock that others wait for.
+const busyTime = 2 * time.Second
+
 // destroy removes a dataset with its snapshots, if there is one.
 func destroy(ctx context.Context, d Dataset) error {
-	return retry(ctx, func() error { return destroyOnce(d, gozfs.DestroyRecursive) })
+	ctx, cancel := context.WithTimeout(ctx, busyTime)
+	defer cancel()
+	err := retry(ctx, func() error { return destroyOnce(d, gozfs.DestroyRecursive) })
+	if isBusy(err) {
+		return fmt.Errorf("dataset %s: %w", d, ErrBusy)
+	}
+	return err
 }
 
 func destroyOnce(d Dataset, how gozfs.DestroyFlag) error {

@@ -138,6 +138,9 @@ func (z *ZFS) ImageRoot(_ context.Context, id string) (string, error) {
 	if isMissing(err) {
 		return "", fmt.Errorf("image %s: %w", id, ErrNotFound)
 	}
+	if err == nil {
+		err = checkMounted(root)
+	}
 	return root, err
 }
 

@@ -2,6 +2,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,9 +34,6 @@ func ExitCode(err error) int {
 	}
 	return 1
 }
-
-// FlagError makes a complaint about a flag one that ExitCode tells from others.
-func FlagError(_ *cobra.Command, err error) error { return usageError{err} }
 
 // app is what the commands share.
 type app struct {
@@ -135,7 +133,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, options image.Opt
 }
 
 func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.Options) *image.Store {
-	options.LockDir = filepath.Join(a.stateDir, "locks")
+	options.LockDir = filepath.Join(cmp.Or(a.directory, a.stateDir), "locks")
 	level := hclog.Warn
 	if a.verbose {
 		level = hclog.Debug

@@ -45,9 +45,7 @@ func withRoot(cmd *cobra.Command, store *image.Store, img image.Image) (imageJSO
 
 // printImage is for one that came into the store just now.
 func (a *app) printImage(cmd *cobra.Command, store *image.Store, what string, img image.Image) error {
-	ref := img.Reference
-	ref.Digest = ""
-	img, err := store.Find(cmd.Context(), ref.String())
+	img, err := store.Find(cmd.Context(), img.Reference.String())
 	if err != nil {
 		return err
 	}
