@@ -185,8 +185,8 @@ func (s *Store) accept(m Manifest, ref Reference) error {
 	switch format := s.backend.Format(); {
 	case ref.Digest != "" && m.Digest != ref.Digest:
 		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", m.Digest, ref.Digest)
-	case m.UncompressedSize > s.options.Limits.Stream:
-		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", m.UncompressedSize, s.options.Limits.Stream)
+	case max(m.Size, m.UncompressedSize) > s.options.Limits.Stream:
+		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", max(m.Size, m.UncompressedSize), s.options.Limits.Stream)
 	case m.Format != format:
 		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
 	}
@@ -385,7 +385,7 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// forVerdict is how much more is downloaded to tell a damaged stream from, say, a full disk.
+// forVerdict is how much more is downloaded, after a stream could not be unpacked, to tell a damaged one from, say, a full disk.
 const forVerdict = 256 << 20
 
 // verdict says what was wrong in the end, in the order of what explains what: a download that broke off, then bytes that are
@@ -396,11 +396,14 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 		return again
 	}
 	if unpacked == nil || l.manifest.Size-src.offset.Load() < forVerdict {
-		if _, err := io.Copy(io.Discard, rest); err != nil {
+		ended, err := readRest(rest, unpacked)
+		if err != nil {
 			return err
 		}
-		if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset.Load()); err != nil {
-			return err
+		if ended {
+			if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset.Load()); err != nil {
+				return err
+			}
 		}
 	}
 	var refused *refusal
@@ -411,6 +414,19 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))
 	}
 	return nil
+}
+
+// readRest tells whether it came to the end; a pot's may have none.
+func readRest(rest io.Reader, unpacked error) (ended bool, err error) {
+	if unpacked == nil {
+		_, err = io.Copy(io.Discard, rest)
+		return true, err
+	}
+	_, err = io.CopyN(io.Discard, rest, forVerdict)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
 }
 
 // checkDigest compares what came with what was said; of a pot it notes what nobody said.

@@ -11,9 +11,9 @@ import (
 )
 
 // cut answers whole files but hangs up after n bytes of the stream, in the first times responses.
-func cut(n int, times int64) fault {
+func cut(suffix string, n int, times int64) fault {
 	var answered atomic.Int64
-	return onlyFiles(".zst", func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+	return onlyFiles(suffix, func(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		if answered.Add(1) > times {
 			good.ServeHTTP(w, r)
 			return
@@ -55,7 +55,7 @@ func TestResume(t *testing.T) {
 		r := newRegistry(t, dir)
 		h := newHost(t, kind, Options{})
 		for tenth := range 10 {
-			drop := cut(int(m.Size)*tenth/10, 1)
+			drop := cut(".zst", int(m.Size)*tenth/10, 1)
 			var ranges atomic.Value
 			r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
 				if asked := req.Header.Get("Range"); asked != "" {
@@ -90,12 +90,12 @@ func TestCutWithoutRanges(t *testing.T) {
 		before := h.state(t)
 		for tenth := range 10 {
 			at := int(m.Size) * tenth / 10
-			r.misbehave(withoutRanges(cut(at, always)))
+			r.misbehave(withoutRanges(cut(".zst", at, always)))
 			_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
 			h.refused(t, err, fmt.Sprintf("image web:1: its stream broke off after %d of %d bytes", at, m.Size), before, prefix)
 		}
 		// It goes well the second time.
-		r.misbehave(withoutRanges(cut(int(m.Size)/2, 1)))
+		r.misbehave(withoutRanges(cut(".zst", int(m.Size)/2, 1)))
 		if _, err := New(h.backend(), h.options(Options{})).Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
 			t.Error(err)
 		}
@@ -107,7 +107,7 @@ func TestChangedFile(t *testing.T) {
 	dir, m := publish(t, "zfs", "web:1", makeTree(t, 1<<20), BuildOptions{})
 	r := newRegistry(t, dir)
 	h := newHost(t, "zfs", Options{})
-	first := cut(int(m.Size)/2, 1)
+	first := cut(".zst", int(m.Size)/2, 1)
 	r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
 		if req.Header.Get("If-Range") != "" {
 			req.Header.Set("If-Range", `"changed"`)
@@ -145,27 +145,29 @@ func TestBitFlips(t *testing.T) {
 
 // TestSlowAndEndless are servers that never end.
 func TestSlowAndEndless(t *testing.T) {
-	dir, m := publish(t, "zfs", "web:1", makeTree(t, 1<<20), BuildOptions{})
-	r := newRegistry(t, dir)
-	h := newHost(t, "zfs", Options{Limits: Limits{Retry: impatient.Retry, Stall: 500 * time.Millisecond}})
-	before := h.state(t)
-	for _, c := range []struct {
-		name     string
-		fault    fault
-		sentence string
-	}{
-		{"stream trickles", onlyFiles(".zst", trickle), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
-		{"stream stops", onlyFiles(".zst", stop), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
-		{"manifest trickles", onlyFiles(".json", trickle), "web_1.json ended early: context deadline exceeded; see the registry's log"},
-		{"endless stream", onlyFiles(".zst", endless), fmt.Sprintf("image web:1: its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", m.Size)},
-		{"endless manifest", onlyFiles(".json", endless), "web_1.json is larger than 65536 bytes; it is none of ours"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r.misbehave(c.fault)
-			_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
-			h.refused(t, err, c.sentence, before, infix)
-		})
-	}
+	eachKind(t, func(t *testing.T, kind string) {
+		dir, m := publish(t, kind, "web:1", makeTree(t, 1<<20), BuildOptions{})
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{Limits: Limits{Retry: impatient.Retry, Stall: 500 * time.Millisecond}})
+		before := h.state(t)
+		for _, c := range []struct {
+			name     string
+			fault    fault
+			sentence string
+		}{
+			{"stream trickles", onlyFiles(".zst", trickle), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
+			{"stream stops", onlyFiles(".zst", stop), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
+			{"manifest trickles", onlyFiles(".json", trickle), "web_1.json ended early: context deadline exceeded; see the registry's log"},
+			{"endless stream", onlyFiles(".zst", endless), fmt.Sprintf("image web:1: its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", m.Size)},
+			{"endless manifest", onlyFiles(".json", endless), "web_1.json is larger than 65536 bytes; it is none of ours"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				r.misbehave(c.fault)
+				_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+				h.refused(t, err, c.sentence, before, infix)
+			})
+		}
+	})
 }
 
 func trickle(w http.ResponseWriter, r *http.Request, good http.Handler) {
@@ -196,29 +198,41 @@ func endless(w http.ResponseWriter, r *http.Request, good http.Handler) {
 }
 
 func TestRedirects(t *testing.T) {
-	dir, _ := publish(t, "tar", "web:1", makeTree(t, 1000), BuildOptions{})
-	r := newRegistry(t, dir)
-	h := newHost(t, "tar", Options{})
-	before := h.state(t)
-	for _, c := range []struct {
-		name, to, sentence string
-	}{
-		{"loop", r.url + "/loop/web_1.json?token=secret", "image web:1: the registry redirects more than 5 times, last to " + r.url + "/loop/web_1.json; give the URL that it ends at"},
-		{"to the host's files", "file://" + dir + "/web_1.json", "image web:1: the registry redirects from " + r.url + "/web_1.json to file://" + dir + "/web_1.json, which is less safe; give the URL that it ends at"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r.misbehave(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
-				http.Redirect(w, r, c.to, http.StatusFound)
+	eachKind(t, func(t *testing.T, kind string) {
+		dir, _ := publish(t, kind, "web:1", makeTree(t, 1000), BuildOptions{})
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{})
+		before := h.state(t)
+		for _, c := range []struct {
+			name, to, sentence string
+		}{
+			{"loop", r.url + "/loop/web_1.json?token=secret", "image web:1: the registry redirects more than 5 times, last to " + r.url + "/loop/web_1.json; give the URL that it ends at"},
+			{"to the host's files", "file://" + dir + "/web_1.json", "image web:1: the registry redirects from " + r.url + "/web_1.json to file://" + dir + "/web_1.json, which is less safe; give the URL that it ends at"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				r.misbehave(redirectTo(c.to))
+				_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+				h.refused(t, err, c.sentence, before, whole)
 			})
+		}
+		t.Run("loop of the stream", func(t *testing.T) {
+			to := r.url + "/loop/web_1." + kind + ".zst"
+			r.misbehave(onlyFiles(".zst", redirectTo(to)))
 			_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
-			h.refused(t, err, c.sentence, before, whole)
+			h.refused(t, err, "image web:1: the registry redirects more than 5 times, last to "+to+"; give the URL that it ends at", before, whole)
 		})
-	}
-	other := newRegistry(t, dir)
-	r.misbehave(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
-		http.Redirect(w, req, other.url+req.URL.Path, http.StatusTemporaryRedirect)
+		other := newRegistry(t, dir)
+		r.misbehave(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+			http.Redirect(w, req, other.url+req.URL.Path, http.StatusTemporaryRedirect)
+		})
+		if _, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
+			t.Errorf("redirected to another server: %v", err)
+		}
 	})
-	if _, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
-		t.Errorf("redirected to another server: %v", err)
+}
+
+func redirectTo(url string) fault {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		http.Redirect(w, r, url, http.StatusFound)
 	}
 }

@@ -18,6 +18,7 @@ type source struct {
 	client   *client
 	url      string
 	size     int64 // what the file must have; -1 where only the server says
+	limit    int64 // what it may have
 	hash     hash.Hash
 	also     io.Writer // another hash, or nil
 	patience *patience
@@ -87,8 +88,8 @@ func (s *source) read(p []byte) (int, error) {
 		}
 	}
 	n, err := s.body.Read(p)
-	if s.size >= 0 && s.offset.Load()+int64(n) > s.size {
-		return 0, &refusal{fmt.Errorf("its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", s.size)}
+	if err := s.checkOffset(s.offset.Load() + int64(n)); err != nil {
+		return 0, err
 	}
 	if err == nil || errors.Is(err, io.EOF) && (s.size < 0 || s.offset.Load()+int64(n) == s.size) {
 		return n, err
@@ -100,6 +101,16 @@ func (s *source) read(p []byte) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset.Load()+int64(n), s.size, err)
+}
+
+func (s *source) checkOffset(offset int64) error {
+	switch {
+	case s.size >= 0 && offset > s.size:
+		return &refusal{fmt.Errorf("its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", s.size)}
+	case offset > s.limit:
+		return &refusal{fmt.Errorf("its stream is too long: the registry's file has more than %d bytes, and this host accepts no more", s.limit)}
+	}
+	return nil
 }
 
 func (s *source) open() error {
@@ -147,12 +158,12 @@ func (s *source) checkLength(resp *http.Response) error {
 		s.size = whole
 	}
 	switch {
+	case whole == s.size:
+		return s.checkOffset(whole)
 	case whole < s.size:
 		return s.cutShort(whole)
-	case whole > s.size:
-		return &refusal{fmt.Errorf("its stream is too long: the registry's file has %d bytes and the manifest says %d; publish it again", whole, s.size)}
 	}
-	return nil
+	return &refusal{fmt.Errorf("its stream is too long: the registry's file has %d bytes and the manifest says %d; publish it again", whole, s.size)}
 }
 
 // validator is what If-Range takes (RFC 9110, 13.1.5): a strong ETag, else the date.
