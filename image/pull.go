@@ -66,7 +66,20 @@ func (s *Store) bases(ref Reference) []string {
 	return slices.Concat(ref.Mirrors, s.options.Registry.Mirrors[ref.Base], []string{ref.Base})
 }
 
+// pullFrom begins again, with the manifest, where the registry's files change under it.
 func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) (Image, error) {
+	patience := newPatience(s.options.Limits.Retry)
+	for {
+		img, err := s.pullChain(ctx, c, base, ref, patience, report)
+		var again *restart
+		if !errors.As(err, &again) {
+			return img, err
+		}
+		s.log.Debug("the registry's file has changed, asking for its manifest again", "image", ref.String())
+	}
+}
+
+func (s *Store) pullChain(ctx context.Context, c *client, base string, ref Reference, patience *patience, report func(Progress)) (Image, error) {
 	links, parent, err := s.chain(ctx, c, base, ref)
 	if err != nil {
 		return Image{}, err
@@ -79,7 +92,7 @@ func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Refere
 	var before int64
 	for _, l := range slices.Backward(links) {
 		l.before, l.total = before, total
-		if img, err = s.fetch(ctx, l, parent, report); err != nil {
+		if img, err = s.fetch(ctx, l, parent, patience, report); err != nil {
 			return Image{}, l.explain(ref, err)
 		}
 		parent = img.ID
@@ -213,7 +226,7 @@ func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, e
 
 // fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image
 // that an incremental stream stands on.
-func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (Image, error) {
+func (s *Store) fetch(ctx context.Context, l *link, parent string, patience *patience, report func(Progress)) (Image, error) {
 	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
 	if err != nil {
 		return Image{}, err
@@ -235,7 +248,7 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 			lock.tell(p)
 		}
 	}
-	if err := s.receive(ctx, l, parent, tell); err != nil {
+	if err := s.receive(ctx, l, parent, patience, tell); err != nil {
 		return Image{}, err
 	}
 	return s.commit(ctx, l)
@@ -294,8 +307,8 @@ func (s *Store) discard(tmp string) {
 }
 
 // receive brings the stream into the backend, whole and verified, under the link's temporary name; on error nothing is left.
-func (s *Store) receive(ctx context.Context, l *link, parent string, report func(bytes, size int64)) error {
-	patience := newPatience(s.options.Limits.Retry)
+// A restart that it returns has to begin with the manifest.
+func (s *Store) receive(ctx context.Context, l *link, parent string, patience *patience, report func(bytes, size int64)) error {
 	for {
 		reached, err := s.receiveOnce(ctx, l, parent, patience, report)
 		if err == nil {
@@ -303,8 +316,13 @@ func (s *Store) receive(ctx context.Context, l *link, parent string, report func
 		}
 		s.discard(l.tmp())
 		var again *restart
-		if !errors.As(err, &again) || !patience.again(ctx, reached) {
+		switch {
+		case !errors.As(err, &again):
 			return err
+		case !patience.again(ctx, l.before+reached):
+			return again.error
+		case again.changed:
+			return again
 		}
 		s.log.Debug("starting the download again", "image", l.ref.String(), "bytes", reached)
 	}
@@ -343,7 +361,7 @@ func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed i
 		return bounded.err
 	}
 	if errors.Is(err, storage.ErrExists) { // a killed pull's, since this one has the lock
-		return &restart{err}
+		return &restart{error: err}
 	}
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -102,30 +103,63 @@ func TestCutWithoutRanges(t *testing.T) {
 	})
 }
 
-// TestChangedFile has the registry's files change while one is pulled.
+// TestChangedFile has an image published anew, larger, while it is pulled: the connection drops, and what goes on is another
+// file, as an answer of the whole or, from a server that does not know If-Range, of its end.
 func TestChangedFile(t *testing.T) {
-	dir, m := publish(t, "zfs", "web:1", makeTree(t, 1<<20), BuildOptions{})
-	r := newRegistry(t, dir)
-	h := newHost(t, "zfs", Options{})
-	first := cut(".zst", int(m.Size)/2, 1)
-	r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
-		if req.Header.Get("If-Range") != "" {
-			req.Header.Set("If-Range", `"changed"`)
-			good = streamOf(func(b []byte) []byte { b[len(b)/3] ^= 1; return b }, good)
+	eachKind(t, func(t *testing.T, kind string) {
+		builder := newHost(t, kind, Options{})
+		tree := makeTree(t, 1<<20)
+		for name, ignorant := range map[string]bool{"whole": false, "its end": true} {
+			t.Run(name, func(t *testing.T) {
+				dir := t.TempDir()
+				old := publishFrom(t, builder, "web:1", tree, BuildOptions{}, dir)
+				r := newRegistry(t, dir)
+				h := newHost(t, kind, Options{})
+				write(t, tree+"/var/more", read(t, tree+"/var/noise"))
+				defer os.Remove(tree + "/var/more")
+				var now Manifest
+				drop := cut(".zst", int(old.Size)/2, 1)
+				r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
+					if req.Header.Get("If-Range") != "" && now.Digest == "" {
+						now = publishFrom(t, builder, "web:1", tree, BuildOptions{}, dir)
+					}
+					if ignorant {
+						req.Header.Del("If-Range")
+					}
+					drop(w, req, good)
+				})
+				img, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+				if err != nil || img.Manifest.Digest != now.Digest || now.Digest == old.Digest {
+					t.Errorf("%v, %s; want %s and not %s", err, img.Manifest.Digest, now.Digest, old.Digest)
+				}
+				if n := r.count("/web_1." + kind + ".zst"); n != 3 {
+					t.Errorf("%d requests; want the first, the one that shows the change, and the new start", n)
+				}
+				if tmp, err := h.backend().Temporary(t.Context()); err != nil || len(tmp) > 0 {
+					t.Errorf("left is %v, %v", tmp, err)
+				}
+			})
 		}
-		first(w, req, good)
 	})
-	_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
-	if err != nil {
-		t.Errorf("restarted from the beginning, it should be whole: %v", err)
-	}
-	if n := r.count("/web_1.zfs.zst"); n != 3 {
-		t.Errorf("%d requests; want the first, the one that shows the change, and the new start", n)
-	}
 }
 
-func streamOf(change func([]byte) []byte, good http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { streamBytes(change)(w, r, good) })
+// TestFileThatAlwaysChanges gives up.
+func TestFileThatAlwaysChanges(t *testing.T) {
+	dir, m := publish(t, "tar", "web:1", makeTree(t, 1<<20), BuildOptions{})
+	r := newRegistry(t, dir)
+	h := newHost(t, "tar", Options{Limits: impatient})
+	before := h.state(t)
+	drop := cut(".zst", int(m.Size)/2, always)
+	var answers atomic.Int64
+	r.misbehave(onlyFiles(".zst", func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+		drop(w, req, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Etag", fmt.Sprintf(`"%d"`, answers.Add(1)))
+			w.Header().Set("Content-Length", fmt.Sprint(m.Size))
+			w.Write(read(t, dir+"/web_1.tar.zst"))
+		}))
+	}))
+	_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+	h.refused(t, err, fmt.Sprintf("image web:1: its stream broke off after %d of %d bytes", m.Size/2, m.Size), before, prefix)
 }
 
 func TestBitFlips(t *testing.T) {

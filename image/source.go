@@ -19,6 +19,7 @@ type source struct {
 	url      string
 	size     int64 // what the file must have; -1 where only the server says
 	limit    int64 // what it may have
+	before   int64 // bytes of the streams before it, for patience
 	hash     hash.Hash
 	also     io.Writer // another hash, or nil
 	patience *patience
@@ -35,7 +36,10 @@ type source struct {
 
 // restart says that the bytes so far are of no use: after what broke the stream off, the file has changed, or the server has
 // no ranges.
-type restart struct{ error }
+type restart struct {
+	error
+	changed bool // what the manifest says may be of no use either
+}
 
 func (s *source) Read(p []byte) (int, error) {
 	for s.err == nil {
@@ -67,7 +71,7 @@ func (s *source) fail(err error) {
 		s.err = io.EOF
 	case s.ctx.Err() != nil:
 		s.err = context.Cause(s.ctx)
-	case !passing(err) || errors.As(err, &again) || !s.patience.again(s.ctx, s.offset.Load()):
+	case !passing(err) || errors.As(err, &again) || !s.patience.again(s.ctx, s.before+s.offset.Load()):
 		s.err = err
 	}
 	s.broke = err
@@ -122,11 +126,13 @@ func (s *source) open() error {
 	}
 	s.body = watch(resp.Body, cancel, s.stall)
 	s.delimited = resp.ProtoMajor > 1 || resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
-	if s.offset.Load() > 0 && !s.continues(resp) {
-		return &restart{s.broke}
-	}
-	if s.offset.Load() == 0 {
-		s.validator = validator(resp.Header)
+	switch now := validator(resp.Header); {
+	case s.offset.Load() == 0:
+		s.validator = now
+	case now != s.validator && now != "":
+		return &restart{s.broke, true}
+	case !s.continues(resp):
+		return &restart{s.broke, false}
 	}
 	return s.checkLength(resp)
 }
