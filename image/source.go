@@ -79,6 +79,7 @@ func (s *source) fail(err error) {
 
 func (s *source) drop() {
 	if s.body != nil {
+		s.patience.came = s.body.came
 		s.body.Close()
 		s.body = nil
 	}
@@ -195,6 +196,7 @@ type watchedBody struct {
 	slow   atomic.Bool
 	waited time.Duration
 	bytes  int
+	came   time.Time // when the last headway was made
 }
 
 func watch(body io.ReadCloser, cancel context.CancelFunc, stall time.Duration) *watchedBody {
@@ -212,9 +214,10 @@ func (w *watchedBody) Read(p []byte) (int, error) {
 	w.alarm.Reset(max(w.stall-w.waited, time.Millisecond))
 	n, err := w.ReadCloser.Read(p)
 	w.alarm.Stop()
-	w.waited += time.Since(began)
+	ended := time.Now()
+	w.waited += ended.Sub(began)
 	if w.bytes += n; w.bytes >= headway {
-		w.bytes, w.waited = 0, 0
+		w.bytes, w.waited, w.came = 0, 0, ended
 	}
 	if err != nil && w.slow.Load() {
 		err = fmt.Errorf("it comes too slowly, less than %d KiB in %v", headway>>10, w.stall)
