@@ -47,6 +47,7 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 	if err != nil {
 		return Image{}, err
 	}
+	s.warnUnverified(ref)
 	for _, base := range s.bases(ref) {
 		var img Image
 		if img, err = s.pullFrom(ctx, c, base, ref, report); err == nil {
@@ -59,6 +60,13 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 		s.log.Warn("image not pulled", "image", ref.String(), "from", base, "error", err)
 	}
 	return Image{}, err
+}
+
+// warnUnverified is for once per pull, however many mirrors and images below it are asked.
+func (s *Store) warnUnverified(ref Reference) {
+	if trust, err := s.trust(); err == nil && len(trust) == 0 {
+		s.log.Warn("the image's origin is not verified: no keys are configured", "image", ref.String())
+	}
 }
 
 // bases are the base URLs to try, the reference's own last: its failure is the one that is told.
@@ -180,7 +188,6 @@ func (s *Store) signer(ctx context.Context, c *client, base, file string, data [
 		return "", err
 	}
 	if len(trust) == 0 {
-		s.log.Info("the image's origin is not verified: no keys are configured", "file", base+"/"+file)
 		return "", nil
 	}
 	text, err := s.small(ctx, c, base+"/"+file+".sig")

@@ -25,6 +25,7 @@ func (s *Store) verify(ctx context.Context, ref Reference, progress func(Progres
 	if err != nil {
 		return Manifest{}, err
 	}
+	s.warnUnverified(ref)
 	links, _, err := s.chain(ctx, c, ref.Base, ref)
 	if err != nil {
 		return Manifest{}, err
