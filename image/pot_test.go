@@ -207,6 +207,41 @@ func TestPotRefusals(t *testing.T) {
 	}
 }
 
+// TestPotBelowUnsigned has a signed pot stand on one that was pulled before the host had keys.
+func TestPotBelowUnsigned(t *testing.T) {
+	p := newPotMaker(t)
+	p.make(t, "hello", "1.0", helloConf, "-", "", map[string]string{"etc/motd": "first\n"})
+	p.make(t, "more", "2.0", helloConf, "hello:1.0@1605960000", p.dataset+"/hello/m@1605960000", map[string]string{"etc/motd": "second\n"})
+	p.run(t, "zfs", "destroy", "-R", p.dataset+"/hello")
+	keyFile := filepath.Join(t.TempDir(), "k")
+	key, err := GenerateKey(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(pot string) {
+		file := filepath.Join(p.dir, pot+".xz.skein")
+		write(t, file+".sig", key.sign(read(t, file)))
+	}
+	sign("more_2.0")
+	r := newRegistry(t, p.dir)
+	h := newHost(t, "zfs", Options{OS: "freebsd"})
+	below, err := h.Ensure(t.Context(), r.ref(t, "hello:1.0"), EnsureOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.root(t, below) // a look at what is here mounts it
+	before := h.state(t)
+	careful := New(h.backend(), h.options(Options{OS: "freebsd", Keys: []string{keyFile + ".pub"}}))
+	_, err = careful.Ensure(t.Context(), r.ref(t, "more:2.0"), EnsureOptions{})
+	h.refused(t, err, "image more:2.0: below it, image hello:1.0: it is not signed", before, prefix)
+
+	sign("hello_1.0")
+	img, err := careful.Ensure(t.Context(), r.ref(t, "more:2.0"), EnsureOptions{})
+	if err != nil || img.SignedBy != key.Public().ID() || r.count("/hello_1.0.xz") != 1 {
+		t.Errorf("both signed: %+v, %v, %d downloads of the one below", img, err, r.count("/hello_1.0.xz"))
+	}
+}
+
 const freeBSDPot = "../storage/testdata/pot-hello_1.0.xz"
 
 // TestFreeBSDPot takes a pot that pot exported on FreeBSD 12.2: everywhere its configuration, and where the host's ZFS can

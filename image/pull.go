@@ -138,12 +138,21 @@ func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference
 	}
 }
 
-// findParent goes by the digest, which only a pot's parent lacks.
+// findParent goes by the digest, for which the signature of the image above vouches. Only a pot's parent lacks it, and needs a
+// signature of its own.
 func (s *Store) findParent(ctx context.Context, ref Reference) (Image, error) {
-	if ref.Digest == "" {
-		return s.find(ctx, ref)
+	if ref.Digest != "" {
+		return s.findDigest(ctx, ref.Digest)
 	}
-	return s.findDigest(ctx, ref.Digest)
+	trust, err := s.trust()
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := s.find(ctx, ref)
+	if err == nil && !trust.accepts(img) {
+		err = errNotHere
+	}
+	return img, err
 }
 
 // explain says of which image below the wanted one an error is.
