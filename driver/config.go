@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
@@ -57,8 +59,9 @@ type ImagesConfig struct {
 	Mirrors []string `codec:"mirrors"`
 	CAFile  string   `codec:"ca_file"`
 	Proxy   string   `codec:"proxy"`
-	// AuthFile holds registries' credentials, as podman login writes them.
-	AuthFile string `codec:"auth_file"`
+	// AuthFile holds registries' credentials, as podman login writes them; Auth are more, which go before those.
+	AuthFile string       `codec:"auth_file"`
+	Auth     []AuthConfig `codec:"auth"`
 	// Retry is how long a registry may fail before a pull gives up, as a Go duration.
 	Retry string `codec:"retry"`
 	// GCDelay is how long after its last use an image that no task uses is removed; MaxSize, such as "50GiB", is what all
@@ -66,6 +69,21 @@ type ImagesConfig struct {
 	GCDelay string `codec:"gc_delay"`
 	MaxSize string `codec:"max_size"`
 }
+
+// AuthConfig is a registry's credential: a user with a password, or a bearer token.
+type AuthConfig struct {
+	// ServerAddress is HOST[:PORT][/PATH], or begins with http:// where there is no TLS.
+	ServerAddress string `codec:"server_address"`
+	Username      string `codec:"username"`
+	Password      string `codec:"password"`
+	Token         string `codec:"token"`
+}
+
+// String keeps a credential out of every log and message.
+func (a AuthConfig) String() string { return "(credential)" }
+
+// GoString does so for %#v.
+func (a AuthConfig) GoString() string { return a.String() }
 
 // ConsulConfig is how running jails are reported to the local Consul agent.
 type ConsulConfig struct {
@@ -90,7 +108,7 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"pull_timeout":   withDefault("pull_timeout", "string", `"15m"`),
 	"cleanup_delay":  withDefault("cleanup_delay", "string", `"5m"`),
 	"images": hclspec.NewDefault(hclspec.NewBlock("images", false, imagesSpec),
-		hclspec.NewLiteral(`{ keys = [], mirrors = [], ca_file = "", proxy = "", auth_file = "", retry = "10s", gc_delay = "72h", max_size = "" }`)),
+		hclspec.NewLiteral(`{ keys = [], mirrors = [], ca_file = "", proxy = "", auth_file = "", auth = [], retry = "10s", gc_delay = "72h", max_size = "" }`)),
 	"consul": hclspec.NewDefault(hclspec.NewBlock("consul", false, consulSpec),
 		hclspec.NewLiteral(`{ enabled = true, address = "", token = "", service = "nomad-jail", ttl = "30s" }`)),
 })
@@ -101,9 +119,17 @@ var imagesSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"ca_file":   withDefault("ca_file", "string", `""`),
 	"proxy":     withDefault("proxy", "string", `""`),
 	"auth_file": withDefault("auth_file", "string", `""`),
+	"auth":      hclspec.NewBlockList("auth", authSpec),
 	"retry":     withDefault("retry", "string", `"10s"`),
 	"gc_delay":  withDefault("gc_delay", "string", `"72h"`),
 	"max_size":  withDefault("max_size", "string", `""`),
+})
+
+var authSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"server_address": hclspec.NewAttr("server_address", "string", true),
+	"username":       withDefault("username", "string", `""`),
+	"password":       withDefault("password", "string", `""`),
+	"token":          withDefault("token", "string", `""`),
 })
 
 var consulSpec = hclspec.NewObject(map[string]*hclspec.Spec{
@@ -191,8 +217,35 @@ func (c *Config) check() error {
 	if _, err := c.Images.maxSize(); err != nil {
 		return err
 	}
+	if _, err := c.Images.credentials(); err != nil {
+		return err
+	}
 	_, err := c.Images.mirrors()
 	return err
+}
+
+// credentials are by server address. No error tells of more than that.
+func (c *ImagesConfig) credentials() (map[string]image.Credential, error) {
+	m := map[string]image.Credential{}
+	for _, a := range c.Auth {
+		switch {
+		case a.ServerAddress == "" || strings.Contains(a.ServerAddress, "@"):
+			return nil, errors.New("images auth: server_address must be HOST[:PORT][/PATH], without credentials")
+		case (a.Username == "") == (a.Token == ""), a.Username == "" && a.Password != "":
+			return nil, fmt.Errorf("images auth: %s needs username and password, or token", a.ServerAddress)
+		}
+		m[a.ServerAddress] = image.Credential{Username: a.Username, Password: a.Password, Token: a.Token}
+	}
+	return m, nil
+}
+
+// withoutSecrets is for the disk.
+func (c ImagesConfig) withoutSecrets() ImagesConfig {
+	c.Auth = nil
+	if u, err := url.Parse(c.Proxy); err != nil || u.User != nil {
+		c.Proxy = ""
+	}
+	return c
 }
 
 // mirrors turns "URL=MIRROR" entries into each URL's mirrors, in order.

@@ -23,7 +23,7 @@ func TestEmptyConfigIsTheDefault(t *testing.T) {
 	if err := base.MsgPackEncode(&want, &d); err != nil {
 		t.Fatal(err)
 	}
-	c.Images.Keys, c.Images.Mirrors = nil, nil // empty lists
+	c.Images.Keys, c.Images.Mirrors, c.Images.Auth = nil, nil, nil // empty lists
 	if err := base.MsgPackEncode(&got, &c); err != nil {
 		t.Fatal(err)
 	}
@@ -78,6 +78,9 @@ func TestBadConfigGetsOneSentence(t *testing.T) {
 		{`subnet = "10.0.0.0"`, `subnet: `},
 		{`pull_timeout = "soon"`, `pull_timeout: time: invalid duration "soon"`},
 		{`images { mirrors = ["https://a"] }`, `images mirrors: "https://a" must be URL=MIRROR`},
+		{`images { auth { server_address = "r.example.org" } }`, "images auth: r.example.org needs username and password, or token"},
+		{`images { auth { server_address = "r.example.org" username = "u" token = "t" } }`, "images auth: r.example.org needs username and password, or token"},
+		{`images { auth { server_address = "u:p@r.example.org" token = "t" } }`, "images auth: server_address must be HOST[:PORT][/PATH], without credentials"},
 		{`images { max_size = "much" }`, `images max_size "much" is no size; write it as in 50GiB`},
 	} {
 		var c Config

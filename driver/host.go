@@ -69,6 +69,7 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 // imageOptions is for a configuration that check has accepted.
 func imageOptions(c Config, logger hclog.Logger) image.Options {
 	mirrors, _ := c.Images.mirrors()
+	credentials, _ := c.Images.credentials()
 	return image.Options{
 		LockDir: filepath.Join(c.StateDir, "locks"),
 		Logger:  logger.Named("image"),
@@ -79,6 +80,7 @@ func imageOptions(c Config, logger hclog.Logger) image.Options {
 			CAFile:   c.Images.CAFile,
 			Proxy:    c.Images.Proxy,
 			AuthFile: c.Images.AuthFile,
+			Auth:     credentials,
 		},
 	}
 }

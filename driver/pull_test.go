@@ -1,8 +1,15 @@
 package driver
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,7 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
@@ -75,6 +85,128 @@ type pacedWriter struct {
 func (p *pacedWriter) Write(data []byte) (int, error) {
 	time.Sleep(time.Duration(len(data)) * time.Second / time.Duration(p.pace))
 	return p.ResponseWriter.Write(data)
+}
+
+const secret = "hunter2"
+
+// TestCredentials starts tasks from registries that want one, by the configuration as an operator writes it, and looks for it in
+// all that is told and kept.
+func TestCredentials(t *testing.T) {
+	dir := t.TempDir()
+	publish(t, dir, "web:1", "hello\n", 100)
+	for name, c := range map[string]struct{ auth, wants string }{
+		"basic":  {`username = "u"` + "\n" + `password = "` + secret + `"`, "Basic " + base64.StdEncoding.EncodeToString([]byte("u:"+secret))},
+		"bearer": {`token = "` + secret + `"`, "Bearer " + secret},
+		"wrong":  {`token = "` + secret + `"`, "Bearer other"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") != c.wants {
+					http.Error(w, "who are you?", http.StatusUnauthorized)
+					return
+				}
+				image.Handler(dir).ServeHTTP(w, r)
+			}))
+			defer server.Close()
+			ca := filepath.Join(t.TempDir(), "ca.pem")
+			if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			var images struct {
+				Images ImagesConfig `codec:"images"`
+			}
+			decode(t, configSpec, `config {
+  images {
+    ca_file = "`+ca+`"
+    auth {
+      server_address = "other.example.org"
+      token          = "another"
+    }
+    auth {
+      server_address = "`+strings.TrimPrefix(server.URL, "https://")+`"
+      `+c.auth+`
+    }
+  }
+}`, &images)
+			config := testConfig(t)
+			config.Images = images.Images
+			var log bytes.Buffer
+			h, d := loggedHarness(t, config, &log)
+			cfg := newTaskConfig(t, h, "true")
+			if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: server.URL + "/web:1", Command: "/bin/true", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if name != "wrong" {
+				startTask(t, h, cfg)
+			} else if _, _, err = h.StartTask(cfg); err == nil || !strings.Contains(err.Error(), "the registry refuses "+server.URL+"/web_1.json (401 Unauthorized)") {
+				t.Errorf("with the wrong one: %v", err)
+			}
+			files := texts(t, config.StateDir)
+			for what, text := range map[string]string{"error": fmt.Sprint(err), "log": log.String(), "configuration": fmt.Sprintf("%+v %#v", d.config, d.config), "disk": files} {
+				if strings.Contains(text, secret) {
+					t.Errorf("the secret is told: %s: %s", what, text)
+				}
+			}
+			if !strings.Contains(files, ca) {
+				t.Errorf("the configuration is not remembered: %s", files)
+			}
+		})
+	}
+}
+
+func loggedHarness(t *testing.T, config Config, log io.Writer) (*testutils.DriverHarness, *Driver) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	d := New(ctx, DefaultName, hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Trace}))
+	var data []byte
+	if err := base.MsgPackEncode(&data, &config); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetConfig(&base.Config{PluginConfig: data, AgentConfig: &base.AgentConfig{}}); err != nil {
+		t.Fatal(err)
+	}
+	h := testutils.NewDriverHarness(t, d)
+	t.Cleanup(h.Kill)
+	return h, d
+}
+
+// texts is what all files below a folder say, but for the program in it.
+func texts(t *testing.T, dir string) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		if info, err := entry.Info(); err != nil || info.Mode().Perm()&0o100 != 0 {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		all.Write(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+// TestSecretsAreNotKept saves a configuration that has all of them.
+func TestSecretsAreNotKept(t *testing.T) {
+	c := testConfig(t)
+	c.Consul.Token, c.Images.Proxy = secret, "http://u:"+secret+"@proxy.example.org"
+	c.Images.Auth = []AuthConfig{{ServerAddress: "r.example.org", Token: secret}}
+	if err := errors.Join(os.MkdirAll(c.StateDir, 0o700), c.save()); err != nil {
+		t.Fatal(err)
+	}
+	if text := texts(t, c.StateDir); text == "" || strings.Contains(text, secret) {
+		t.Errorf("kept is %s", text)
+	}
+	if c.Images.Auth == nil || c.Consul.Token == "" {
+		t.Error("the plugin has forgotten them")
+	}
 }
 
 // TestDownloadEvents reads what a person sees in nomad alloc status.

@@ -114,6 +114,7 @@ func LastConfig(stateDir string) (Config, error) {
 
 func (c Config) save() error {
 	c.Consul.Token = ""
+	c.Images = c.Images.withoutSecrets()
 	data, err := json.MarshalIndent(c, "", "\t")
 	if err != nil {
 		return err
