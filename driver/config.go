@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -251,10 +252,12 @@ func (c ImagesConfig) withoutSecrets() ImagesConfig {
 // mirrors turns "URL=MIRROR" entries into each URL's mirrors, in order.
 func (c *ImagesConfig) mirrors() (map[string][]string, error) {
 	m := map[string][]string{}
-	for _, e := range c.Mirrors {
-		base, mirror, ok := strings.Cut(e, "=")
-		if !ok || base == "" || mirror == "" {
-			return nil, fmt.Errorf("images mirrors: %q must be URL=MIRROR", e)
+	for i, e := range c.Mirrors {
+		from, to, _ := strings.Cut(e, "=")
+		base, err := image.ParseBase(from)
+		mirror, err2 := image.ParseBase(to)
+		if err != nil || err2 != nil {
+			return nil, fmt.Errorf("images mirrors: entry %d must be URL=MIRROR, two base URLs as in https://registry.example.org/images: %w", i+1, cmp.Or(err, err2))
 		}
 		m[base] = append(m[base], mirror)
 	}

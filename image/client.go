@@ -34,6 +34,7 @@ type RegistryOptions struct {
 type client struct {
 	http    *http.Client
 	options RegistryOptions
+	others  bool // are left to be asked: what does not begin here is not tried again
 }
 
 func newClient(options RegistryOptions) (*client, error) {

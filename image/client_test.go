@@ -19,6 +19,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -271,5 +272,26 @@ func TestProxies(t *testing.T) {
 				t.Errorf("the proxy was asked %q, want %q", asked, c.asked)
 			}
 		})
+	}
+}
+
+// TestDeadMirrors asks each mirror that does not answer once, and goes on with a stream that has begun at one.
+func TestDeadMirrors(t *testing.T) {
+	dir, m := publish(t, "tar", "web:1", makeTree(t, 1<<20), BuildOptions{})
+	silent, failing, without, good, origin := newRegistry(t, dir), newRegistry(t, dir), newRegistry(t, dir), newRegistry(t, dir), newRegistry(t, dir)
+	silent.misbehave(hangUp)
+	failing.misbehave(status(http.StatusBadGateway))
+	without.misbehave(onlyFiles(".zst", status(http.StatusServiceUnavailable)))
+	good.misbehave(cut(".zst", int(m.Size)/2, 1))
+	ref := origin.ref(t, "web:1")
+	ref.Mirrors = []string{silent.url, failing.url, without.url, good.url}
+	h := newHost(t, "tar", Options{Limits: Limits{Retry: time.Minute}})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := h.Ensure(ctx, ref, EnsureOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if a, b, c, d, e := silent.total(), failing.total(), without.count("/web_1.tar.zst"), good.count("/web_1.tar.zst"), origin.total(); a != 1 || b != 1 || c != 1 || d != 2 || e != 0 {
+		t.Errorf("asked the silent one %d times, the failing one %d, the one without the stream %d, the one that broke off %d, the registry %d", a, b, c, d, e)
 	}
 }

@@ -48,9 +48,12 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 		return Image{}, err
 	}
 	s.warnUnverified(ref)
-	for _, base := range s.bases(ref) {
+	bases := s.bases(ref)
+	for i, base := range bases {
+		from := *c
+		from.others = i < len(bases)-1
 		var img Image
-		if img, err = s.pullFrom(ctx, c, base, ref, report); err == nil {
+		if img, err = s.pullFrom(ctx, &from, base, ref, report); err == nil {
 			img.Reference = ref
 			return img, nil
 		}
@@ -227,7 +230,7 @@ func (s *Store) small(ctx context.Context, c *client, url string) ([]byte, error
 	patience := newPatience(s.options.Limits.Retry)
 	for {
 		data, err := s.smallOnce(ctx, c, url)
-		if err == nil || ctx.Err() != nil || !passing(err) || !patience.again(ctx, 0) {
+		if err == nil || ctx.Err() != nil || c.others || !passing(err) || !patience.again(ctx, 0) {
 			return data, err
 		}
 		s.log.Debug("trying again", "url", url, "error", err)

@@ -71,7 +71,7 @@ func (s *source) fail(err error) {
 		s.err = io.EOF
 	case s.ctx.Err() != nil:
 		s.err = context.Cause(s.ctx)
-	case !passing(err) || errors.As(err, &again) || !s.patience.again(s.ctx, s.before+s.offset.Load()):
+	case !passing(err) || errors.As(err, &again) || s.client.others && s.before+s.offset.Load() == 0 || !s.patience.again(s.ctx, s.before+s.offset.Load()):
 		s.err = err
 	}
 	s.broke = err
