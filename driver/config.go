@@ -65,6 +65,10 @@ type ImagesConfig struct {
 	Auth     []AuthConfig `codec:"auth"`
 	// Retry is how long a registry may fail before a pull gives up, as a Go duration.
 	Retry string `codec:"retry"`
+	// StallTimeout is how long it may take for 64 KiB, as a Go duration.
+	StallTimeout string `codec:"stall_timeout"`
+	// MaxImageSize is how much an image may unpack to, such as "50GiB"; "" for 1 TiB.
+	MaxImageSize string `codec:"max_image_size"`
 	// GCDelay is how long after its last use an image that no task uses is removed; MaxSize, such as "50GiB", is what all
 	// images together may take before the one whose last use is longest ago goes earlier.
 	GCDelay string `codec:"gc_delay"`
@@ -109,21 +113,23 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"pull_timeout":   withDefault("pull_timeout", "string", `"15m"`),
 	"cleanup_delay":  withDefault("cleanup_delay", "string", `"5m"`),
 	"images": hclspec.NewDefault(hclspec.NewBlock("images", false, imagesSpec),
-		hclspec.NewLiteral(`{ keys = [], mirrors = [], ca_file = "", proxy = "", auth_file = "", auth = [], retry = "10s", gc_delay = "72h", max_size = "" }`)),
+		hclspec.NewLiteral(`{ keys = [], mirrors = [], ca_file = "", proxy = "", auth_file = "", auth = [], retry = "10s", stall_timeout = "30s", max_image_size = "", gc_delay = "72h", max_size = "" }`)),
 	"consul": hclspec.NewDefault(hclspec.NewBlock("consul", false, consulSpec),
 		hclspec.NewLiteral(`{ enabled = true, address = "", token = "", service = "nomad-jail", ttl = "30s" }`)),
 })
 
 var imagesSpec = hclspec.NewObject(map[string]*hclspec.Spec{
-	"keys":      withDefault("keys", "list(string)", "[]"),
-	"mirrors":   withDefault("mirrors", "list(string)", "[]"),
-	"ca_file":   withDefault("ca_file", "string", `""`),
-	"proxy":     withDefault("proxy", "string", `""`),
-	"auth_file": withDefault("auth_file", "string", `""`),
-	"auth":      hclspec.NewBlockList("auth", authSpec),
-	"retry":     withDefault("retry", "string", `"10s"`),
-	"gc_delay":  withDefault("gc_delay", "string", `"72h"`),
-	"max_size":  withDefault("max_size", "string", `""`),
+	"keys":           withDefault("keys", "list(string)", "[]"),
+	"mirrors":        withDefault("mirrors", "list(string)", "[]"),
+	"ca_file":        withDefault("ca_file", "string", `""`),
+	"proxy":          withDefault("proxy", "string", `""`),
+	"auth_file":      withDefault("auth_file", "string", `""`),
+	"auth":           hclspec.NewBlockList("auth", authSpec),
+	"retry":          withDefault("retry", "string", `"10s"`),
+	"stall_timeout":  withDefault("stall_timeout", "string", `"30s"`),
+	"max_image_size": withDefault("max_image_size", "string", `""`),
+	"gc_delay":       withDefault("gc_delay", "string", `"72h"`),
+	"max_size":       withDefault("max_size", "string", `""`),
 })
 
 var authSpec = hclspec.NewObject(map[string]*hclspec.Spec{
@@ -153,7 +159,7 @@ func DefaultConfig() Config {
 		Subnet:       "10.99.0.0/16",
 		PullTimeout:  "15m",
 		CleanupDelay: "5m",
-		Images:       ImagesConfig{Retry: "10s", GCDelay: "72h"},
+		Images:       ImagesConfig{Retry: "10s", StallTimeout: "30s", GCDelay: "72h"},
 		Consul:       ConsulConfig{Enabled: true, Service: "nomad-jail", TTL: "30s"},
 	}
 }
@@ -206,7 +212,7 @@ func (c *Config) check() error {
 	}
 	for _, p := range []struct{ key, value string }{
 		{"pull_timeout", c.PullTimeout}, {"cleanup_delay", c.CleanupDelay},
-		{"images retry", c.Images.Retry}, {"images gc_delay", c.Images.GCDelay}, {"consul ttl", c.Consul.TTL},
+		{"images retry", c.Images.Retry}, {"images stall_timeout", c.Images.StallTimeout}, {"images gc_delay", c.Images.GCDelay}, {"consul ttl", c.Consul.TTL},
 	} {
 		if p.value == "" {
 			continue
@@ -216,6 +222,9 @@ func (c *Config) check() error {
 		}
 	}
 	if _, err := c.Images.maxSize(); err != nil {
+		return err
+	}
+	if _, err := c.Images.maxImageSize(); err != nil {
 		return err
 	}
 	if _, err := c.Images.credentials(); err != nil {
@@ -265,13 +274,20 @@ func (c *ImagesConfig) mirrors() (map[string][]string, error) {
 }
 
 // maxSize is in bytes, 0 for no limit.
-func (c *ImagesConfig) maxSize() (uint64, error) {
-	if c.MaxSize == "" {
+func (c *ImagesConfig) maxSize() (uint64, error) { return parseSize("max_size", c.MaxSize) }
+
+// maxImageSize is in bytes, 0 for the default.
+func (c *ImagesConfig) maxImageSize() (uint64, error) {
+	return parseSize("max_image_size", c.MaxImageSize)
+}
+
+func parseSize(option, s string) (uint64, error) {
+	if s == "" {
 		return 0, nil
 	}
-	n, err := humanize.ParseBytes(c.MaxSize)
+	n, err := humanize.ParseBytes(s)
 	if err != nil {
-		return 0, fmt.Errorf("images max_size %q is no size; write it as in 50GiB: %w", c.MaxSize, err)
+		return 0, fmt.Errorf("images %s %q is no size; write it as in 50GiB: %w", option, s, err)
 	}
 	return n, nil
 }

@@ -244,3 +244,35 @@ func TestDownloadEvents(t *testing.T) {
 		t.Errorf("the event after it says %s", after.Message)
 	}
 }
+
+// pullError is what a start says of an image that cannot be had.
+func pullError(t *testing.T, config Config, url string) string {
+	t.Helper()
+	h, d := harnessWith(t, config)
+	cfg := newTaskConfig(t, h, "true")
+	if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: url, Command: "/bin/true", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := h.StartTask(cfg)
+	if err == nil {
+		t.Fatal("it is accepted")
+	}
+	nothingLeft(t, d, cfg)
+	return err.Error()
+}
+
+func TestImageLimits(t *testing.T) {
+	dir := t.TempDir()
+	m := publish(t, dir, "web:1", "hello\n", 3<<20)
+	config := testConfig(t)
+	config.Images.MaxImageSize = "1MiB"
+	want := fmt.Sprintf("its stream has %d bytes; this host accepts at most 1048576", m.UncompressedSize)
+	if said := pullError(t, config, registry(t, dir, 1<<30)+"/web:1"); !strings.Contains(said, want) {
+		t.Errorf("too large: %s, want %s", said, want)
+	}
+	config = testConfig(t)
+	config.Images.StallTimeout, config.Images.Retry = "300ms", "300ms"
+	if said := pullError(t, config, registry(t, dir, 64<<10)+"/web:1"); !strings.Contains(said, "it comes too slowly, less than 64 KiB in 300ms") {
+		t.Errorf("too slow: %s", said)
+	}
+}
