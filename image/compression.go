@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	xzdecoder "github.com/xi2/xz" // the other one has no limit for a stream's dictionary
 )
 
 // compressions are those that a manifest can name.
@@ -77,11 +78,28 @@ func decodeXz(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	if path, err := exec.LookPath("xz"); err == nil {
 		return startDecoder(ctx, r, path, "--decompress", "--stdout", "--memlimit-decompress=256MiB")
 	}
-	reader, err := xz.ReaderConfig{DictCap: maxWindow}.NewReader(r)
+	reader, err := xzdecoder.NewReader(r, maxXzWindow)
 	if err != nil {
-		return nil, err
+		return nil, explainXz(err)
 	}
-	return io.NopCloser(reader), nil
+	return io.NopCloser(xzReader{reader}), nil
+}
+
+// maxXzWindow is that of xz -9.
+const maxXzWindow = 64 << 20
+
+type xzReader struct{ *xzdecoder.Reader }
+
+func (x xzReader) Read(p []byte) (int, error) {
+	n, err := x.Reader.Read(p)
+	return n, explainXz(err)
+}
+
+func explainXz(err error) error {
+	if errors.Is(err, xzdecoder.ErrMemlimit) {
+		return fmt.Errorf("its xz dictionary is larger than %d MiB; compress it with xz -9 or less", maxXzWindow>>20)
+	}
+	return err
 }
 
 func encodeXz(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) }
