@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -26,7 +27,7 @@ func (m *Manifest) applyPotConf(conf string) error {
 	if m.Defaults.Command == "" && m.Defaults.Attributes["no-rc-script"] != "YES" {
 		m.Defaults.Command, m.Defaults.Args = "/bin/sh", []string{"/etc/rc"} // as pot starts it
 	}
-	if err := m.Defaults.validate(); err != nil {
+	if err := cmp.Or(checkText(m.OSRelease), m.Defaults.validate()); err != nil {
 		return fmt.Errorf("its pot.conf is wrong: %w", err)
 	}
 	return nil

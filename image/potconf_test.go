@@ -39,10 +39,10 @@ func TestPotConf(t *testing.T) {
 			t.Errorf("%s: the environment is %s", c.conf, got)
 		}
 	}
-	for _, open := range []string{"pot.cmd=/bin/true > \"x", "pot.env=A='b", "pot.env=A=b\\"} {
+	for _, bad := range []string{"osrelease=12.2\x7f", "pot.cmd=/bin/web\x1b", "pot.cmd=/bin/true > \"x", "pot.env=A='b", "pot.env=A=b\\"} {
 		var m Manifest
-		if err := m.applyPotConf(open); err == nil {
-			t.Errorf("%s: accepted as %+v", open, m.Defaults)
+		if err := m.applyPotConf(bad); err == nil {
+			t.Errorf("%s: accepted as %+v", bad, m.Defaults)
 		}
 	}
 }
