@@ -169,9 +169,9 @@ func (l *link) explain(wanted Reference, err error) error {
 // manifest asks a registry what the image is.
 func (s *Store) manifest(ctx context.Context, c *client, base string, ref Reference) (*link, error) {
 	data, err := s.small(ctx, c, base+"/"+ref.fileName(".json"))
-	if isNotFound(err) {
+	if isNotFound(err) || isForbidden(err) {
 		l, potErr := s.potLink(ctx, c, base, ref)
-		if isNotFound(potErr) {
+		if isNotFound(potErr) || isForbidden(potErr) {
 			return nil, err
 		}
 		return l, potErr
@@ -205,6 +205,9 @@ func (s *Store) signer(ctx context.Context, c *client, base, file string, data [
 	text, err := s.small(ctx, c, base+"/"+file+".sig")
 	if isNotFound(err) {
 		return "", fmt.Errorf("it is not signed, the registry has no %s/%s.sig, and this host takes signed images only; sign it with: image sign", base, file)
+	}
+	if isForbidden(err) { // as a bucket answers, and no reason to take the image for one that is not there
+		return "", fmt.Errorf("it is not signed as far as this host may see: %s", err)
 	}
 	if err != nil {
 		return "", err
