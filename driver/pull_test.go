@@ -276,3 +276,73 @@ func TestImageLimits(t *testing.T) {
 		t.Errorf("too slow: %s", said)
 	}
 }
+
+func TestPullTimeout(t *testing.T) {
+	dir := t.TempDir()
+	publish(t, dir, "web:1", "hello\n", 3<<20)
+	config := testConfig(t)
+	config.PullTimeout = "500ms"
+	began := time.Now()
+	said := pullError(t, config, registry(t, dir, 256<<10)+"/web:1")
+	if want := "image web:1: it is not here after 500ms; see the registry, or raise pull_timeout in the plugin's configuration"; !strings.HasSuffix(said, want) {
+		t.Errorf("%s, want %s", said, want)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestForcePull moves a tag at the registry between two tasks' starts, with and without force_pull.
+func TestForcePull(t *testing.T) {
+	dir := t.TempDir()
+	url := registry(t, dir, 1<<30) + "/web:1"
+	h, d := harness(t)
+	motd := func(force bool) (text, digest string) {
+		t.Helper()
+		cfg := newTaskConfig(t, h, "")
+		if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{
+			Image: url, ForcePull: force, Command: "/bin/sh", Args: []string{"-c", "sleep 1000"}, NetworkMode: modeBridge, Securelevel: -1,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		startTask(t, h, cfg)
+		result, err := h.ExecTask(cfg.ID, []string{"/bin/cat", "/etc/motd"}, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, err := readState(d.host.taskDir(Name(cfg.ID)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.DestroyTask(cfg.ID, true); err != nil {
+			t.Fatal(err)
+		}
+		return string(result.Stdout), state.Digest
+	}
+	first := publish(t, dir, "web:1", "old\n", 100)
+	second := first
+	for _, step := range []struct {
+		what  string
+		moved bool
+		force bool
+		motd  string
+	}{
+		{"the first", false, false, "old\n"},
+		{"the tag has not moved", false, true, "old\n"},
+		{"the tag has moved", true, false, "old\n"},
+		{"asked again", false, true, "new\n"},
+		{"after that", false, false, "new\n"},
+	} {
+		if step.moved {
+			second = publish(t, dir, "web:1", "new\n", 100)
+		}
+		want := first.Digest
+		if step.motd == "new\n" {
+			want = second.Digest
+		}
+		text, digest := motd(step.force)
+		if text != step.motd || digest != want {
+			t.Errorf("%s: the task has %q of %s, want %q of %s", step.what, text, digest, step.motd, want)
+		}
+	}
+}
