@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
 
@@ -57,15 +59,35 @@ type ImagesConfig struct {
 	Mirrors []string `codec:"mirrors"`
 	CAFile  string   `codec:"ca_file"`
 	Proxy   string   `codec:"proxy"`
-	// AuthFile holds registries' credentials, as podman login writes them.
-	AuthFile string `codec:"auth_file"`
+	// AuthFile holds registries' credentials, as podman login writes them; Auth are more, which go before those.
+	AuthFile string       `codec:"auth_file"`
+	Auth     []AuthConfig `codec:"auth"`
 	// Retry is how long a registry may fail before a pull gives up, as a Go duration.
 	Retry string `codec:"retry"`
+	// StallTimeout is how long it may take for 64 KiB, as a Go duration.
+	StallTimeout string `codec:"stall_timeout"`
+	// MaxImageSize is how much an image may unpack to, such as "50GiB"; "" for 1 TiB.
+	MaxImageSize string `codec:"max_image_size"`
 	// GCDelay is how long after its last use an image that no task uses is removed; MaxSize, such as "50GiB", is what all
 	// images together may take before the one whose last use is longest ago goes earlier.
 	GCDelay string `codec:"gc_delay"`
 	MaxSize string `codec:"max_size"`
 }
+
+// AuthConfig is a registry's credential: a user with a password, or a bearer token.
+type AuthConfig struct {
+	// ServerAddress is HOST[:PORT][/PATH], or begins with http:// where there is no TLS.
+	ServerAddress string `codec:"server_address"`
+	Username      string `codec:"username"`
+	Password      string `codec:"password"`
+	Token         string `codec:"token"`
+}
+
+// String keeps a credential out of every log and message.
+func (a AuthConfig) String() string { return "(credential)" }
+
+// GoString does so for %#v.
+func (a AuthConfig) GoString() string { return a.String() }
 
 // ConsulConfig is how running jails are reported to the local Consul agent.
 type ConsulConfig struct {
@@ -90,20 +112,30 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"pull_timeout":   withDefault("pull_timeout", "string", `"15m"`),
 	"cleanup_delay":  withDefault("cleanup_delay", "string", `"5m"`),
 	"images": hclspec.NewDefault(hclspec.NewBlock("images", false, imagesSpec),
-		hclspec.NewLiteral(`{ keys = [], mirrors = [], ca_file = "", proxy = "", auth_file = "", retry = "10s", gc_delay = "72h", max_size = "" }`)),
+		hclspec.NewLiteral(`{ keys = [], mirrors = [], ca_file = "", proxy = "", auth_file = "", auth = [], retry = "10s", stall_timeout = "30s", max_image_size = "", gc_delay = "72h", max_size = "" }`)),
 	"consul": hclspec.NewDefault(hclspec.NewBlock("consul", false, consulSpec),
 		hclspec.NewLiteral(`{ enabled = true, address = "", token = "", service = "nomad-jail", ttl = "30s" }`)),
 })
 
 var imagesSpec = hclspec.NewObject(map[string]*hclspec.Spec{
-	"keys":      withDefault("keys", "list(string)", "[]"),
-	"mirrors":   withDefault("mirrors", "list(string)", "[]"),
-	"ca_file":   withDefault("ca_file", "string", `""`),
-	"proxy":     withDefault("proxy", "string", `""`),
-	"auth_file": withDefault("auth_file", "string", `""`),
-	"retry":     withDefault("retry", "string", `"10s"`),
-	"gc_delay":  withDefault("gc_delay", "string", `"72h"`),
-	"max_size":  withDefault("max_size", "string", `""`),
+	"keys":           withDefault("keys", "list(string)", "[]"),
+	"mirrors":        withDefault("mirrors", "list(string)", "[]"),
+	"ca_file":        withDefault("ca_file", "string", `""`),
+	"proxy":          withDefault("proxy", "string", `""`),
+	"auth_file":      withDefault("auth_file", "string", `""`),
+	"auth":           hclspec.NewBlockList("auth", authSpec),
+	"retry":          withDefault("retry", "string", `"10s"`),
+	"stall_timeout":  withDefault("stall_timeout", "string", `"30s"`),
+	"max_image_size": withDefault("max_image_size", "string", `""`),
+	"gc_delay":       withDefault("gc_delay", "string", `"72h"`),
+	"max_size":       withDefault("max_size", "string", `""`),
+})
+
+var authSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"server_address": hclspec.NewAttr("server_address", "string", true),
+	"username":       withDefault("username", "string", `""`),
+	"password":       withDefault("password", "string", `""`),
+	"token":          withDefault("token", "string", `""`),
 })
 
 var consulSpec = hclspec.NewObject(map[string]*hclspec.Spec{
@@ -126,7 +158,7 @@ func DefaultConfig() Config {
 		Subnet:       "10.99.0.0/16",
 		PullTimeout:  "15m",
 		CleanupDelay: "5m",
-		Images:       ImagesConfig{Retry: "10s", GCDelay: "72h"},
+		Images:       ImagesConfig{Retry: "10s", StallTimeout: "30s", GCDelay: "72h"},
 		Consul:       ConsulConfig{Enabled: true, Service: "nomad-jail", TTL: "30s"},
 	}
 }
@@ -179,7 +211,7 @@ func (c *Config) check() error {
 	}
 	for _, p := range []struct{ key, value string }{
 		{"pull_timeout", c.PullTimeout}, {"cleanup_delay", c.CleanupDelay},
-		{"images retry", c.Images.Retry}, {"images gc_delay", c.Images.GCDelay}, {"consul ttl", c.Consul.TTL},
+		{"images retry", c.Images.Retry}, {"images stall_timeout", c.Images.StallTimeout}, {"images gc_delay", c.Images.GCDelay}, {"consul ttl", c.Consul.TTL},
 	} {
 		if p.value == "" {
 			continue
@@ -191,17 +223,47 @@ func (c *Config) check() error {
 	if _, err := c.Images.maxSize(); err != nil {
 		return err
 	}
+	if _, err := c.Images.maxImageSize(); err != nil {
+		return err
+	}
+	if _, err := c.Images.credentials(); err != nil {
+		return err
+	}
 	_, err := c.Images.mirrors()
 	return err
+}
+
+// credentials are by server address. No error tells of more than that.
+func (c *ImagesConfig) credentials() (map[string]image.Credential, error) {
+	m := map[string]image.Credential{}
+	for _, a := range c.Auth {
+		switch {
+		case a.ServerAddress == "" || strings.Contains(a.ServerAddress, "@"):
+			return nil, errors.New("images auth: server_address must be HOST[:PORT][/PATH], without credentials")
+		case (a.Username == "") == (a.Token == ""), a.Username == "" && a.Password != "":
+			return nil, fmt.Errorf("images auth: %s needs username and password, or token", a.ServerAddress)
+		}
+		m[a.ServerAddress] = image.Credential{Username: a.Username, Password: a.Password, Token: a.Token}
+	}
+	return m, nil
+}
+
+// withoutSecrets is for the disk.
+func (c ImagesConfig) withoutSecrets() ImagesConfig {
+	c.Auth = nil
+	c.Proxy = withoutUserinfo(c.Proxy)
+	return c
 }
 
 // mirrors turns "URL=MIRROR" entries into each URL's mirrors, in order.
 func (c *ImagesConfig) mirrors() (map[string][]string, error) {
 	m := map[string][]string{}
-	for _, e := range c.Mirrors {
-		base, mirror, ok := strings.Cut(e, "=")
-		if !ok || base == "" || mirror == "" {
-			return nil, fmt.Errorf("images mirrors: %q must be URL=MIRROR", e)
+	for i, e := range c.Mirrors {
+		from, to, _ := strings.Cut(e, "=")
+		base, err := image.ParseBase(from)
+		mirror, err2 := image.ParseBase(to)
+		if err != nil || err2 != nil {
+			return nil, fmt.Errorf("images mirrors: entry %d must be URL=MIRROR, two base URLs as in https://registry.example.org/images: %w", i+1, cmp.Or(err, err2))
 		}
 		m[base] = append(m[base], mirror)
 	}
@@ -209,13 +271,20 @@ func (c *ImagesConfig) mirrors() (map[string][]string, error) {
 }
 
 // maxSize is in bytes, 0 for no limit.
-func (c *ImagesConfig) maxSize() (uint64, error) {
-	if c.MaxSize == "" {
+func (c *ImagesConfig) maxSize() (uint64, error) { return parseSize("max_size", c.MaxSize) }
+
+// maxImageSize is in bytes, 0 for the default.
+func (c *ImagesConfig) maxImageSize() (uint64, error) {
+	return parseSize("max_image_size", c.MaxImageSize)
+}
+
+func parseSize(option, s string) (uint64, error) {
+	if s == "" {
 		return 0, nil
 	}
-	n, err := humanize.ParseBytes(c.MaxSize)
+	n, err := humanize.ParseBytes(s)
 	if err != nil {
-		return 0, fmt.Errorf("images max_size %q is no size; write it as in 50GiB: %w", c.MaxSize, err)
+		return 0, fmt.Errorf("images %s %q is no size; write it as in 50GiB: %w", option, s, err)
 	}
 	return n, nil
 }

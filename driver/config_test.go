@@ -25,7 +25,7 @@ func TestEmptyConfigIsTheDefault(t *testing.T) {
 	if err := base.MsgPackEncode(&want, &d); err != nil {
 		t.Fatal(err)
 	}
-	c.Images.Keys, c.Images.Mirrors = nil, nil // empty lists
+	c.Images.Keys, c.Images.Mirrors, c.Images.Auth = nil, nil, nil // empty lists
 	if err := base.MsgPackEncode(&got, &c); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestConfig(t *testing.T) {
   allow          = ["raw_sockets", "host_network"]
   devfs_rulesets = [10]
   images {
-    mirrors  = ["https://a.example.org=https://b.example.org", "https://a.example.org=https://c.example.org"]
+    mirrors  = ["https://a.example.org=https://b.example.org", "https://a.example.org/=https://c.example.org//"]
     max_size = "50GiB"
   }
   consul {
@@ -79,7 +79,15 @@ func TestBadConfigGetsOneSentence(t *testing.T) {
 		{`allow = ["everything"]`, `allow: unknown permission "everything"; there are `},
 		{`subnet = "10.0.0.0"`, `subnet: `},
 		{`pull_timeout = "soon"`, `pull_timeout: time: invalid duration "soon"`},
-		{`images { mirrors = ["https://a"] }`, `images mirrors: "https://a" must be URL=MIRROR`},
+		{`images { mirrors = ["https://a"] }`, `images mirrors: entry 1 must be URL=MIRROR, two base URLs as in https://registry.example.org/images: `},
+		{`images { mirrors = ["https://a=https://b", "https://u:p@a=https://b"] }`, `images mirrors: entry 2 must be URL=MIRROR, two base URLs as in https://registry.example.org/images: the registry's URL holds credentials`},
+		{`images { mirrors = ["https://a=b"] }`, `images mirrors: entry 1 must be URL=MIRROR, two base URLs as in https://registry.example.org/images: the registry's URL has no scheme`},
+		{`images { mirrors = ["https://a=ftp://b"] }`, `images mirrors: entry 1 must be URL=MIRROR, two base URLs as in https://registry.example.org/images: the registry's URL is of scheme "ftp"`},
+		{`images { auth { server_address = "r.example.org" } }`, "images auth: r.example.org needs username and password, or token"},
+		{`images { auth { server_address = "r.example.org" username = "u" token = "t" } }`, "images auth: r.example.org needs username and password, or token"},
+		{`images { auth { server_address = "u:p@r.example.org" token = "t" } }`, "images auth: server_address must be HOST[:PORT][/PATH], without credentials"},
+		{`images { max_image_size = "much" }`, `images max_image_size "much" is no size; write it as in 50GiB`},
+		{`images { stall_timeout = "long" }`, `images stall_timeout: time: invalid duration "long"`},
 		{`images { max_size = "much" }`, `images max_size "much" is no size; write it as in 50GiB`},
 	} {
 		var c Config

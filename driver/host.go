@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -71,16 +72,23 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 // imageOptions is for a configuration that check has accepted.
 func imageOptions(c Config, logger hclog.Logger) image.Options {
 	mirrors, _ := c.Images.mirrors()
+	credentials, _ := c.Images.credentials()
+	largest, _ := c.Images.maxImageSize()
 	return image.Options{
 		LockDir: filepath.Join(cmp.Or(c.Directory, c.StateDir), "locks"),
 		Logger:  logger.Named("image"),
-		Limits:  image.Limits{Retry: duration(c.Images.Retry, 10*time.Second)},
-		Keys:    c.Images.Keys,
+		Limits: image.Limits{
+			Retry:  duration(c.Images.Retry, 10*time.Second),
+			Stall:  duration(c.Images.StallTimeout, 30*time.Second),
+			Stream: int64(min(largest, math.MaxInt64)),
+		},
+		Keys: c.Images.Keys,
 		Registry: image.RegistryOptions{
 			Mirrors:  mirrors,
 			CAFile:   c.Images.CAFile,
 			Proxy:    c.Images.Proxy,
 			AuthFile: c.Images.AuthFile,
+			Auth:     credentials,
 		},
 	}
 }

@@ -168,7 +168,9 @@ func (s *start) writeState(context.Context) error {
 }
 
 func (s *start) ensureImage(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, duration(s.host.Config.PullTimeout, 15*time.Minute))
+	timeout := duration(s.host.Config.PullTimeout, 15*time.Minute)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		fmt.Errorf("it is not here after %v; see the registry, or raise pull_timeout in the plugin's configuration", timeout))
 	defer cancel()
 	report := newPullReport(s.d, s.cfg, s.ref)
 	img, err := s.host.Images.Ensure(ctx, s.ref, image.EnsureOptions{ForcePull: s.task.ForcePull, Progress: report.progress})

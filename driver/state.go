@@ -119,7 +119,7 @@ func lastConfig(stateDir string) (c Config, found bool, err error) {
 
 func (c Config) save() error {
 	c.Consul.Token = ""
-	c.Images.Proxy = withoutUserinfo(c.Images.Proxy)
+	c.Images = c.Images.withoutSecrets()
 	data, err := json.MarshalIndent(c, "", "\t")
 	if err != nil {
 		return err

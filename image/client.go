@@ -34,6 +34,7 @@ type RegistryOptions struct {
 type client struct {
 	http    *http.Client
 	options RegistryOptions
+	others  bool // are left to be asked: what does not begin here is not tried again
 }
 
 func newClient(options RegistryOptions) (*client, error) {
@@ -60,6 +61,12 @@ func newClient(options RegistryOptions) (*client, error) {
 		// Digest, length and ranges are of the bytes as they are published.
 		DisableCompression: true,
 		ReadBufferSize:     64 << 10,
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, req *http.Request, resp *http.Response) error {
+			if resp.StatusCode == http.StatusProxyAuthRequired {
+				return &statusError{code: resp.StatusCode, status: resp.Status, url: "https://" + req.Host}
+			}
+			return nil
+		},
 	}
 	transport.RegisterProtocol("file", http.NewFileTransport(files{}))
 	c := &client{options: options}
@@ -119,7 +126,7 @@ func (e *statusError) Error() string {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Sprintf("the registry refuses %s (%s); put credentials for it into the plugin's configuration", e.url, e.status)
 	case http.StatusProxyAuthRequired:
-		return fmt.Sprintf("the proxy refuses %s (%s); put its credentials into HTTP_PROXY or HTTPS_PROXY", e.url, e.status)
+		return fmt.Sprintf("the proxy refuses %s (%s); put its user and password into its URL", e.url, e.status)
 	}
 	return fmt.Sprintf("the registry answers %s to %s; see the registry's log", e.status, e.url)
 }
@@ -161,6 +168,10 @@ func noAnswer(u *url.URL, err error) error {
 	var refused *refusal
 	if errors.As(err, &refused) {
 		return refused
+	}
+	var status *statusError
+	if errors.As(err, &status) {
+		return status
 	}
 	where := u.Scheme + "://" + u.Host
 	var unknown x509.UnknownAuthorityError

@@ -2,17 +2,24 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -151,4 +158,140 @@ func TestMirrors(t *testing.T) {
 		_, err = h.Ensure(t.Context(), ref, EnsureOptions{})
 		h.refused(t, err, "image web:1: the registry has no "+gone.url+"/web_1.json (404 Not Found); check name and tag, or publish the image", before, whole)
 	})
+}
+
+// tunnel is an HTTP proxy to which every host is 127.0.0.1, with CONNECT and without, for those who know its password.
+type tunnel struct {
+	password string
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func (p *tunnel) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.asked = append(p.asked, r.Method+" "+r.Host)
+	p.mu.Unlock()
+	want := "Basic " + base64.StdEncoding.EncodeToString([]byte("u:"+p.password))
+	if p.password != "" && r.Header.Get("Proxy-Authorization") != want {
+		w.WriteHeader(http.StatusProxyAuthRequired)
+		return
+	}
+	_, port, _ := net.SplitHostPort(r.Host)
+	if r.Method != http.MethodConnect {
+		forward := &httputil.ReverseProxy{Rewrite: func(out *httputil.ProxyRequest) { out.Out.URL.Host = "127.0.0.1:" + port }}
+		forward.ServeHTTP(w, r)
+		return
+	}
+	server, err := net.Dial("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	defer server.Close()
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+	go io.Copy(server, buffered)
+	io.Copy(client, server)
+}
+
+// requests are what the proxy was asked since the last call.
+func (p *tunnel) requests() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	asked := slices.Compact(p.asked)
+	p.asked = nil
+	return asked
+}
+
+// proxiedVariable makes this program one that pulls through a proxy: DIR REFERENCE CA PROXY.
+const proxiedVariable = "NOMAD_DRIVER_JAIL_TEST_PROXY"
+
+func proxied() int {
+	words := strings.Split(os.Getenv(proxiedVariable), " ")
+	h := &host{kind: "tar", dir: words[0]}
+	h.Store = New(h.backend(), h.options(Options{Limits: impatient, Registry: RegistryOptions{CAFile: words[2], Proxy: words[3]}}))
+	ref, err := ParseReference(words[1])
+	if err == nil {
+		_, err = h.Ensure(context.Background(), ref, EnsureOptions{})
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
+}
+
+// TestProxies pulls through real ones. What the environment says of them is read once by a process, so each case is one.
+func TestProxies(t *testing.T) {
+	dir, _ := publish(t, "tar", "web:1", makeTree(t, 1000), BuildOptions{})
+	plain := newRegistry(t, dir)
+	secureURL, ca := guarded(t, dir, "")
+	port := func(url string) string { return url[strings.LastIndexByte(url, ':'):] }
+	// The test server's certificate is for example.com; the proxy knows where that is.
+	http1, https1 := "http://example.com"+port(plain.url), "https://example.com"+port(secureURL)
+	open, closed := &tunnel{}, &tunnel{password: secret}
+	openServer, closedServer := httptest.NewServer(open), httptest.NewServer(closed)
+	defer openServer.Close()
+	defer closedServer.Close()
+	with := func(userinfo string) string { return strings.Replace(closedServer.URL, "://", "://"+userinfo+"@", 1) }
+	for _, c := range []struct {
+		name, url   string
+		proxy       string // from the configuration
+		environment []string
+		asked       []string // of either proxy
+		sentence    string   // "" where the pull succeeds
+	}{
+		{"HTTPS", https1, openServer.URL, nil, []string{"CONNECT example.com" + port(secureURL)}, ""},
+		{"HTTPS with a password", https1, with("u:" + secret), nil, []string{"CONNECT example.com" + port(secureURL)}, ""},
+		{"HTTPS with a wrong password", https1, with("u:x" + secret), nil, []string{"CONNECT example.com" + port(secureURL)}, "the proxy refuses https://example.com" + port(secureURL) + " (407 Proxy Authentication Required); put its user and password into its URL"},
+		{"HTTP with a password", http1, with("u:" + secret), nil, []string{"GET example.com" + port(plain.url)}, ""},
+		{"HTTP without the password", http1, closedServer.URL, nil, []string{"GET example.com" + port(plain.url)}, "the proxy refuses " + http1 + "/web_1.json (407 Proxy Authentication Required)"},
+		{"HTTP_PROXY", http1, "", []string{"HTTP_PROXY=" + openServer.URL, "HTTPS_PROXY=http://127.0.0.1:1"}, []string{"GET example.com" + port(plain.url)}, ""},
+		{"HTTPS_PROXY with a password", https1, "", []string{"HTTPS_PROXY=" + with("u:"+secret), "HTTP_PROXY=http://127.0.0.1:1"}, []string{"CONNECT example.com" + port(secureURL)}, ""},
+		{"NO_PROXY", "http://localhost.localdomain" + port(plain.url), "", []string{"HTTP_PROXY=" + openServer.URL, "NO_PROXY=.localdomain"}, nil, "the registry http://localhost.localdomain"},
+		{"NO_PROXY of another", http1, "", []string{"HTTP_PROXY=" + openServer.URL, "NO_PROXY=example.org,.com.example"}, []string{"GET example.com" + port(plain.url)}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHost(t, "tar", Options{})
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), c.environment...)
+			cmd.Env = append(cmd.Env, proxiedVariable+"="+strings.Join([]string{h.dir, c.url + "/web:1", ca, c.proxy}, " "))
+			out, err := cmd.CombinedOutput()
+			if c.sentence == "" && err != nil || c.sentence != "" && (err == nil || !strings.Contains(string(out), c.sentence)) {
+				t.Errorf("%v: %s; want %q", err, out, c.sentence)
+			}
+			if strings.Contains(string(out), secret) {
+				t.Errorf("the proxy's password is told: %s", out)
+			}
+			if asked := slices.Concat(open.requests(), closed.requests()); !slices.Equal(slices.Compact(asked), c.asked) {
+				t.Errorf("the proxy was asked %q, want %q", asked, c.asked)
+			}
+		})
+	}
+}
+
+// TestDeadMirrors asks each mirror that does not answer once, and goes on with a stream that has begun at one.
+func TestDeadMirrors(t *testing.T) {
+	dir, m := publish(t, "tar", "web:1", makeTree(t, 1<<20), BuildOptions{})
+	silent, failing, without, good, origin := newRegistry(t, dir), newRegistry(t, dir), newRegistry(t, dir), newRegistry(t, dir), newRegistry(t, dir)
+	silent.misbehave(hangUp)
+	failing.misbehave(status(http.StatusBadGateway))
+	without.misbehave(onlyFiles(".zst", status(http.StatusServiceUnavailable)))
+	good.misbehave(cut(".zst", int(m.Size)/2, 1))
+	ref := origin.ref(t, "web:1")
+	ref.Mirrors = []string{silent.url, failing.url, without.url, good.url}
+	h := newHost(t, "tar", Options{Limits: Limits{Retry: time.Minute}})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := h.Ensure(ctx, ref, EnsureOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if a, b, c, d, e := silent.total(), failing.total(), without.count("/web_1.tar.zst"), good.count("/web_1.tar.zst"), origin.total(); a != 1 || b != 1 || c != 1 || d != 2 || e != 0 {
+		t.Errorf("asked the silent one %d times, the failing one %d, the one without the stream %d, the one that broke off %d, the registry %d", a, b, c, d, e)
+	}
 }

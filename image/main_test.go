@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(pullerVariable) != "" {
 		os.Exit(puller())
 	}
+	if os.Getenv(proxiedVariable) != "" {
+		os.Exit(proxied())
+	}
 	pool.Main(m)
 }
 

@@ -88,6 +88,7 @@ func (m Manifest) validate() error {
 		oneOf("arch", m.Arch, architectures),
 		oneOf("format", m.Format, formats),
 		oneOf("compression", m.Compression, compressionNames()),
+		checkText(m.OSRelease),
 		m.checkStream(),
 		m.checkParent(),
 		m.Defaults.validate(),
@@ -145,9 +146,12 @@ func (d Defaults) validate() error {
 		}
 		texts = append(texts, k, v)
 	}
+	for k, v := range d.Attributes {
+		texts = append(texts, k, v)
+	}
 	for _, s := range texts {
-		if strings.ContainsRune(s, 0) {
-			return fmt.Errorf("%q has a zero byte", clip(s))
+		if err := checkText(s); err != nil {
+			return err
 		}
 	}
 	if d.Workdir != "" && !strings.HasPrefix(d.Workdir, "/") {
@@ -156,6 +160,16 @@ func (d Defaults) validate() error {
 	for _, p := range d.Ports {
 		if err := checkPort(p); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkText refuses what no program takes, no store keeps, or a terminal would obey.
+func checkText(s string) error {
+	for _, c := range s {
+		if c < ' ' && c != '\t' && c != '\n' && c != '\r' || c == 0x7f {
+			return fmt.Errorf("%q has the control character %q", clip(s), c)
 		}
 	}
 	return nil

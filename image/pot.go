@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/image/skein"
@@ -42,7 +43,7 @@ func (s *Store) potLink(ctx context.Context, c *client, base string, ref Referen
 		return nil, err
 	}
 	p.meta, err = s.small(ctx, c, base+"/"+ref.fileName(potSuffix+".meta"))
-	if err != nil && !isNotFound(err) {
+	if err != nil && !isNotFound(err) && !isForbidden(err) {
 		return nil, err
 	}
 	m := Manifest{Name: ref.Name, Tag: ref.Tag, OS: "freebsd", Arch: s.options.Arch, Format: "zfs", Compression: "xz", Skein: p.sum}
@@ -55,9 +56,14 @@ func (s *Store) potLink(ctx context.Context, c *client, base string, ref Referen
 	return &link{ref: ref, client: c, base: base, manifest: m, signedBy: signer, pot: p}, nil
 }
 
-func isNotFound(err error) bool {
+func isNotFound(err error) bool { return hasStatus(err, http.StatusNotFound, http.StatusGone) }
+
+// isForbidden is what buckets that nobody may list answer for what they do not have.
+func isForbidden(err error) bool { return hasStatus(err, http.StatusForbidden) }
+
+func hasStatus(err error, codes ...int) bool {
 	var status *statusError
-	return errors.As(err, &status) && status.code == http.StatusNotFound
+	return errors.As(err, &status) && slices.Contains(codes, status.code)
 }
 
 // potParent reads NAME:TAG@SNAPSHOT, or "-".

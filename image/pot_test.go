@@ -207,6 +207,86 @@ func TestPotRefusals(t *testing.T) {
 	}
 }
 
+// TestPotsInBuckets has registries answer otherwise than with 404 for what they do not have.
+func TestPotsInBuckets(t *testing.T) {
+	p := newPotMaker(t)
+	p.make(t, "hello", "1.0", helloConf, "-", "", map[string]string{"etc/motd": "first\n"})
+	p.make(t, "bare", "1.0", helloConf, "-", "", map[string]string{"etc/motd": "second\n"})
+	bare := filepath.Join(p.dir, "bare_1.0.xz")
+	sum := skein.New()
+	sum.Write(read(t, bare))
+	write(t, bare+".skein", []byte(hex.EncodeToString(sum.Sum(nil))+"\n"))
+	if err := os.Remove(bare + ".meta"); err != nil {
+		t.Fatal(err)
+	}
+	keyFile := filepath.Join(t.TempDir(), "k")
+	if _, err := GenerateKey(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	for code, nothing := range map[int]string{
+		http.StatusGone:      "image nothing:1: the registry has no REGISTRY/nothing_1.json (410 Gone); check name and tag, or publish the image",
+		http.StatusForbidden: "image nothing:1: the registry refuses REGISTRY/nothing_1.json (403 Forbidden); put credentials for it into the plugin's configuration",
+	} {
+		t.Run(http.StatusText(code), func(t *testing.T) {
+			r := newRegistry(t, p.dir)
+			r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
+				if _, err := os.Stat(p.dir + req.URL.Path); err != nil {
+					w.WriteHeader(code)
+					return
+				}
+				good.ServeHTTP(w, req)
+			})
+			h := newHost(t, "zfs", Options{OS: "freebsd", Limits: impatient})
+			careful := New(h.backend(), h.options(Options{OS: "freebsd", Keys: []string{keyFile + ".pub"}}))
+			before := h.state(t)
+			_, err := h.Ensure(t.Context(), r.ref(t, "nothing:1"), EnsureOptions{})
+			h.refused(t, err, strings.Replace(nothing, "REGISTRY", r.url, 1), before, whole)
+			_, err = careful.Ensure(t.Context(), r.ref(t, "hello:1.0"), EnsureOptions{})
+			h.refused(t, err, "image hello:1.0: it is not signed", before, prefix)
+			for _, image := range []string{"hello:1.0", "bare:1.0"} {
+				if _, err := h.Ensure(t.Context(), r.ref(t, image), EnsureOptions{}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// TestPotBelowUnsigned has a signed pot stand on one that was pulled before the host had keys.
+func TestPotBelowUnsigned(t *testing.T) {
+	p := newPotMaker(t)
+	p.make(t, "hello", "1.0", helloConf, "-", "", map[string]string{"etc/motd": "first\n"})
+	p.make(t, "more", "2.0", helloConf, "hello:1.0@1605960000", p.dataset+"/hello/m@1605960000", map[string]string{"etc/motd": "second\n"})
+	p.run(t, "zfs", "destroy", "-R", p.dataset+"/hello")
+	keyFile := filepath.Join(t.TempDir(), "k")
+	key, err := GenerateKey(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(pot string) {
+		file := filepath.Join(p.dir, pot+".xz.skein")
+		write(t, file+".sig", key.sign(read(t, file)))
+	}
+	sign("more_2.0")
+	r := newRegistry(t, p.dir)
+	h := newHost(t, "zfs", Options{OS: "freebsd"})
+	below, err := h.Ensure(t.Context(), r.ref(t, "hello:1.0"), EnsureOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.root(t, below) // a look at what is here mounts it
+	before := h.state(t)
+	careful := New(h.backend(), h.options(Options{OS: "freebsd", Keys: []string{keyFile + ".pub"}}))
+	_, err = careful.Ensure(t.Context(), r.ref(t, "more:2.0"), EnsureOptions{})
+	h.refused(t, err, "image more:2.0: below it, image hello:1.0: it is not signed", before, prefix)
+
+	sign("hello_1.0")
+	img, err := careful.Ensure(t.Context(), r.ref(t, "more:2.0"), EnsureOptions{})
+	if err != nil || img.SignedBy != key.Public().ID() || r.count("/hello_1.0.xz") != 1 {
+		t.Errorf("both signed: %+v, %v, %d downloads of the one below", img, err, r.count("/hello_1.0.xz"))
+	}
+}
+
 const freeBSDPot = "../storage/testdata/pot-hello_1.0.xz"
 
 // TestFreeBSDPot takes a pot that pot exported on FreeBSD 12.2: everywhere its configuration, and where the host's ZFS can

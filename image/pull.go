@@ -47,9 +47,13 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 	if err != nil {
 		return Image{}, err
 	}
-	for _, base := range s.bases(ref) {
+	s.warnUnverified(ref)
+	bases := s.bases(ref)
+	for i, base := range bases {
+		from := *c
+		from.others = i < len(bases)-1
 		var img Image
-		if img, err = s.pullFrom(ctx, c, base, ref, report); err == nil {
+		if img, err = s.pullFrom(ctx, &from, base, ref, report); err == nil {
 			img.Reference = ref
 			return img, nil
 		}
@@ -61,12 +65,32 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 	return Image{}, err
 }
 
+// warnUnverified is for once per pull, however many mirrors and images below it are asked.
+func (s *Store) warnUnverified(ref Reference) {
+	if trust, err := s.trust(); err == nil && len(trust) == 0 {
+		s.log.Warn("the image's origin is not verified: no keys are configured", "image", ref.String())
+	}
+}
+
 // bases are the base URLs to try, the reference's own last: its failure is the one that is told.
 func (s *Store) bases(ref Reference) []string {
 	return slices.Concat(ref.Mirrors, s.options.Registry.Mirrors[ref.Base], []string{ref.Base})
 }
 
+// pullFrom begins again, with the manifest, where the registry's files change under it.
 func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) (Image, error) {
+	patience := newPatience(s.options.Limits.Retry)
+	for {
+		img, err := s.pullChain(ctx, c, base, ref, patience, report)
+		var again *restart
+		if !errors.As(err, &again) {
+			return img, err
+		}
+		s.log.Debug("the registry's file has changed, asking for its manifest again", "image", ref.String())
+	}
+}
+
+func (s *Store) pullChain(ctx context.Context, c *client, base string, ref Reference, patience *patience, report func(Progress)) (Image, error) {
 	links, parent, err := s.chain(ctx, c, base, ref)
 	if err != nil {
 		return Image{}, err
@@ -79,7 +103,7 @@ func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Refere
 	var before int64
 	for _, l := range slices.Backward(links) {
 		l.before, l.total = before, total
-		if img, err = s.fetch(ctx, l, parent, report); err != nil {
+		if img, err = s.fetch(ctx, l, parent, patience, report); err != nil {
 			return Image{}, l.explain(ref, err)
 		}
 		parent = img.ID
@@ -117,12 +141,21 @@ func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference
 	}
 }
 
-// findParent goes by the digest, which only a pot's parent lacks.
+// findParent goes by the digest, for which the signature of the image above vouches. Only a pot's parent lacks it, and needs a
+// signature of its own.
 func (s *Store) findParent(ctx context.Context, ref Reference) (Image, error) {
-	if ref.Digest == "" {
-		return s.find(ctx, ref)
+	if ref.Digest != "" {
+		return s.findDigest(ctx, ref.Digest)
 	}
-	return s.findDigest(ctx, ref.Digest)
+	trust, err := s.trust()
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := s.find(ctx, ref)
+	if err == nil && !trust.accepts(img) {
+		err = errNotHere
+	}
+	return img, err
 }
 
 // explain says of which image below the wanted one an error is.
@@ -136,9 +169,9 @@ func (l *link) explain(wanted Reference, err error) error {
 // manifest asks a registry what the image is.
 func (s *Store) manifest(ctx context.Context, c *client, base string, ref Reference) (*link, error) {
 	data, err := s.small(ctx, c, base+"/"+ref.fileName(".json"))
-	if isNotFound(err) {
+	if isNotFound(err) || isForbidden(err) {
 		l, potErr := s.potLink(ctx, c, base, ref)
-		if isNotFound(potErr) {
+		if isNotFound(potErr) || isForbidden(potErr) {
 			return nil, err
 		}
 		return l, potErr
@@ -167,12 +200,14 @@ func (s *Store) signer(ctx context.Context, c *client, base, file string, data [
 		return "", err
 	}
 	if len(trust) == 0 {
-		s.log.Info("the image's origin is not verified: no keys are configured", "file", base+"/"+file)
 		return "", nil
 	}
 	text, err := s.small(ctx, c, base+"/"+file+".sig")
 	if isNotFound(err) {
 		return "", fmt.Errorf("it is not signed, the registry has no %s/%s.sig, and this host takes signed images only; sign it with: image sign", base, file)
+	}
+	if isForbidden(err) { // as a bucket answers, and no reason to take the image for one that is not there
+		return "", fmt.Errorf("it is not signed as far as this host may see: %s", err)
 	}
 	if err != nil {
 		return "", err
@@ -185,8 +220,8 @@ func (s *Store) accept(m Manifest, ref Reference) error {
 	switch format := s.backend.Format(); {
 	case ref.Digest != "" && m.Digest != ref.Digest:
 		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", m.Digest, ref.Digest)
-	case m.UncompressedSize > s.options.Limits.Stream:
-		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", m.UncompressedSize, s.options.Limits.Stream)
+	case max(m.Size, m.UncompressedSize) > s.options.Limits.Stream:
+		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", max(m.Size, m.UncompressedSize), s.options.Limits.Stream)
 	case m.Format != format:
 		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
 	}
@@ -198,7 +233,7 @@ func (s *Store) small(ctx context.Context, c *client, url string) ([]byte, error
 	patience := newPatience(s.options.Limits.Retry)
 	for {
 		data, err := s.smallOnce(ctx, c, url)
-		if err == nil || ctx.Err() != nil || !passing(err) || !patience.again(ctx, 0) {
+		if err == nil || ctx.Err() != nil || c.others || !passing(err) || !patience.again(ctx, 0) {
 			return data, err
 		}
 		s.log.Debug("trying again", "url", url, "error", err)
@@ -213,7 +248,7 @@ func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, e
 
 // fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image
 // that an incremental stream stands on.
-func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(Progress)) (Image, error) {
+func (s *Store) fetch(ctx context.Context, l *link, parent string, patience *patience, report func(Progress)) (Image, error) {
 	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
 	if err != nil {
 		return Image{}, err
@@ -235,7 +270,7 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, report func(P
 			lock.tell(p)
 		}
 	}
-	if err := s.receive(ctx, l, parent, tell); err != nil {
+	if err := s.receive(ctx, l, parent, patience, tell); err != nil {
 		return Image{}, err
 	}
 	return s.commit(ctx, l)
@@ -294,8 +329,8 @@ func (s *Store) discard(tmp string) {
 }
 
 // receive brings the stream into the backend, whole and verified, under the link's temporary name; on error nothing is left.
-func (s *Store) receive(ctx context.Context, l *link, parent string, report func(bytes, size int64)) error {
-	patience := newPatience(s.options.Limits.Retry)
+// A restart that it returns has to begin with the manifest.
+func (s *Store) receive(ctx context.Context, l *link, parent string, patience *patience, report func(bytes, size int64)) error {
 	for {
 		reached, err := s.receiveOnce(ctx, l, parent, patience, report)
 		if err == nil {
@@ -303,8 +338,13 @@ func (s *Store) receive(ctx context.Context, l *link, parent string, report func
 		}
 		s.discard(l.tmp())
 		var again *restart
-		if !errors.As(err, &again) || !patience.again(ctx, reached) {
+		switch {
+		case !errors.As(err, &again):
 			return err
+		case !patience.again(ctx, l.before+reached):
+			return again.error
+		case again.changed:
+			return again
 		}
 		s.log.Debug("starting the download again", "image", l.ref.String(), "bytes", reached)
 	}
@@ -343,7 +383,7 @@ func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed i
 		return bounded.err
 	}
 	if errors.Is(err, storage.ErrExists) { // a killed pull's, since this one has the lock
-		return &restart{err}
+		return &restart{error: err}
 	}
 	if err != nil {
 		return err
@@ -385,7 +425,7 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// forVerdict is how much more is downloaded to tell a damaged stream from, say, a full disk.
+// forVerdict is how much more is downloaded, after a stream could not be unpacked, to tell a damaged one from, say, a full disk.
 const forVerdict = 256 << 20
 
 // verdict says what was wrong in the end, in the order of what explains what: a download that broke off, then bytes that are
@@ -396,11 +436,14 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 		return again
 	}
 	if unpacked == nil || l.manifest.Size-src.offset.Load() < forVerdict {
-		if _, err := io.Copy(io.Discard, rest); err != nil {
+		ended, err := readRest(rest, unpacked)
+		if err != nil {
 			return err
 		}
-		if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset.Load()); err != nil {
-			return err
+		if ended {
+			if err := l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset.Load()); err != nil {
+				return err
+			}
 		}
 	}
 	var refused *refusal
@@ -411,6 +454,19 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))
 	}
 	return nil
+}
+
+// readRest tells whether it came to the end; a pot's may have none.
+func readRest(rest io.Reader, unpacked error) (ended bool, err error) {
+	if unpacked == nil {
+		_, err = io.Copy(io.Discard, rest)
+		return true, err
+	}
+	_, err = io.CopyN(io.Discard, rest, forVerdict)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
 }
 
 // checkDigest compares what came with what was said; of a pot it notes what nobody said.

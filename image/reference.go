@@ -87,6 +87,15 @@ func NewReference(base, name, tag string) (Reference, error) {
 	return r, nil
 }
 
+// ParseBase reads the base URL of a registry, such as a mirror's.
+func ParseBase(s string) (string, error) {
+	if err := refuseUserinfo(s); err != nil {
+		return "", err
+	}
+	base := strings.TrimRight(s, "/")
+	return base, checkBase(base)
+}
+
 func (r Reference) validate() error {
 	for _, part := range []struct{ what, value string }{{"name", r.Name}, {"tag", r.Tag}} {
 		if err := checkName(part.what, part.value); err != nil {

@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -11,9 +12,9 @@ import (
 )
 
 // cut answers whole files but hangs up after n bytes of the stream, in the first times responses.
-func cut(n int, times int64) fault {
+func cut(suffix string, n int, times int64) fault {
 	var answered atomic.Int64
-	return onlyFiles(".zst", func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+	return onlyFiles(suffix, func(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		if answered.Add(1) > times {
 			good.ServeHTTP(w, r)
 			return
@@ -55,7 +56,7 @@ func TestResume(t *testing.T) {
 		r := newRegistry(t, dir)
 		h := newHost(t, kind, Options{})
 		for tenth := range 10 {
-			drop := cut(int(m.Size)*tenth/10, 1)
+			drop := cut(".zst", int(m.Size)*tenth/10, 1)
 			var ranges atomic.Value
 			r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
 				if asked := req.Header.Get("Range"); asked != "" {
@@ -90,42 +91,75 @@ func TestCutWithoutRanges(t *testing.T) {
 		before := h.state(t)
 		for tenth := range 10 {
 			at := int(m.Size) * tenth / 10
-			r.misbehave(withoutRanges(cut(at, always)))
+			r.misbehave(withoutRanges(cut(".zst", at, always)))
 			_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
 			h.refused(t, err, fmt.Sprintf("image web:1: its stream broke off after %d of %d bytes", at, m.Size), before, prefix)
 		}
 		// It goes well the second time.
-		r.misbehave(withoutRanges(cut(int(m.Size)/2, 1)))
+		r.misbehave(withoutRanges(cut(".zst", int(m.Size)/2, 1)))
 		if _, err := New(h.backend(), h.options(Options{})).Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// TestChangedFile has the registry's files change while one is pulled.
+// TestChangedFile has an image published anew, larger, while it is pulled: the connection drops, and what goes on is another
+// file, as an answer of the whole or, from a server that does not know If-Range, of its end.
 func TestChangedFile(t *testing.T) {
-	dir, m := publish(t, "zfs", "web:1", makeTree(t, 1<<20), BuildOptions{})
-	r := newRegistry(t, dir)
-	h := newHost(t, "zfs", Options{})
-	first := cut(int(m.Size)/2, 1)
-	r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
-		if req.Header.Get("If-Range") != "" {
-			req.Header.Set("If-Range", `"changed"`)
-			good = streamOf(func(b []byte) []byte { b[len(b)/3] ^= 1; return b }, good)
+	eachKind(t, func(t *testing.T, kind string) {
+		builder := newHost(t, kind, Options{})
+		tree := makeTree(t, 1<<20)
+		for name, ignorant := range map[string]bool{"whole": false, "its end": true} {
+			t.Run(name, func(t *testing.T) {
+				dir := t.TempDir()
+				old := publishFrom(t, builder, "web:1", tree, BuildOptions{}, dir)
+				r := newRegistry(t, dir)
+				h := newHost(t, kind, Options{})
+				write(t, tree+"/var/more", read(t, tree+"/var/noise"))
+				defer os.Remove(tree + "/var/more")
+				var now Manifest
+				drop := cut(".zst", int(old.Size)/2, 1)
+				r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
+					if req.Header.Get("If-Range") != "" && now.Digest == "" {
+						now = publishFrom(t, builder, "web:1", tree, BuildOptions{}, dir)
+					}
+					if ignorant {
+						req.Header.Del("If-Range")
+					}
+					drop(w, req, good)
+				})
+				img, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+				if err != nil || img.Manifest.Digest != now.Digest || now.Digest == old.Digest {
+					t.Errorf("%v, %s; want %s and not %s", err, img.Manifest.Digest, now.Digest, old.Digest)
+				}
+				if n := r.count("/web_1." + kind + ".zst"); n != 3 {
+					t.Errorf("%d requests; want the first, the one that shows the change, and the new start", n)
+				}
+				if tmp, err := h.backend().Temporary(t.Context()); err != nil || len(tmp) > 0 {
+					t.Errorf("left is %v, %v", tmp, err)
+				}
+			})
 		}
-		first(w, req, good)
 	})
-	_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
-	if err != nil {
-		t.Errorf("restarted from the beginning, it should be whole: %v", err)
-	}
-	if n := r.count("/web_1.zfs.zst"); n != 3 {
-		t.Errorf("%d requests; want the first, the one that shows the change, and the new start", n)
-	}
 }
 
-func streamOf(change func([]byte) []byte, good http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { streamBytes(change)(w, r, good) })
+// TestFileThatAlwaysChanges gives up.
+func TestFileThatAlwaysChanges(t *testing.T) {
+	dir, m := publish(t, "tar", "web:1", makeTree(t, 1<<20), BuildOptions{})
+	r := newRegistry(t, dir)
+	h := newHost(t, "tar", Options{Limits: impatient})
+	before := h.state(t)
+	drop := cut(".zst", int(m.Size)/2, always)
+	var answers atomic.Int64
+	r.misbehave(onlyFiles(".zst", func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+		drop(w, req, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Etag", fmt.Sprintf(`"%d"`, answers.Add(1)))
+			w.Header().Set("Content-Length", fmt.Sprint(m.Size))
+			w.Write(read(t, dir+"/web_1.tar.zst"))
+		}))
+	}))
+	_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+	h.refused(t, err, fmt.Sprintf("image web:1: its stream broke off after %d of %d bytes", m.Size/2, m.Size), before, prefix)
 }
 
 func TestBitFlips(t *testing.T) {
@@ -145,27 +179,29 @@ func TestBitFlips(t *testing.T) {
 
 // TestSlowAndEndless are servers that never end.
 func TestSlowAndEndless(t *testing.T) {
-	dir, m := publish(t, "zfs", "web:1", makeTree(t, 1<<20), BuildOptions{})
-	r := newRegistry(t, dir)
-	h := newHost(t, "zfs", Options{Limits: Limits{Retry: impatient.Retry, Stall: 500 * time.Millisecond}})
-	before := h.state(t)
-	for _, c := range []struct {
-		name     string
-		fault    fault
-		sentence string
-	}{
-		{"stream trickles", onlyFiles(".zst", trickle), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
-		{"stream stops", onlyFiles(".zst", stop), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
-		{"manifest trickles", onlyFiles(".json", trickle), "web_1.json ended early: context deadline exceeded; see the registry's log"},
-		{"endless stream", onlyFiles(".zst", endless), fmt.Sprintf("image web:1: its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", m.Size)},
-		{"endless manifest", onlyFiles(".json", endless), "web_1.json is larger than 65536 bytes; it is none of ours"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r.misbehave(c.fault)
-			_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
-			h.refused(t, err, c.sentence, before, infix)
-		})
-	}
+	eachKind(t, func(t *testing.T, kind string) {
+		dir, m := publish(t, kind, "web:1", makeTree(t, 1<<20), BuildOptions{})
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{Limits: Limits{Retry: impatient.Retry, Stall: 500 * time.Millisecond}})
+		before := h.state(t)
+		for _, c := range []struct {
+			name     string
+			fault    fault
+			sentence string
+		}{
+			{"stream trickles", onlyFiles(".zst", trickle), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
+			{"stream stops", onlyFiles(".zst", stop), "bytes: it comes too slowly, less than 64 KiB in 500ms; see the registry's log"},
+			{"manifest trickles", onlyFiles(".json", trickle), "web_1.json ended early: context deadline exceeded; see the registry's log"},
+			{"endless stream", onlyFiles(".zst", endless), fmt.Sprintf("image web:1: its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", m.Size)},
+			{"endless manifest", onlyFiles(".json", endless), "web_1.json is larger than 65536 bytes; it is none of ours"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				r.misbehave(c.fault)
+				_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+				h.refused(t, err, c.sentence, before, infix)
+			})
+		}
+	})
 }
 
 func trickle(w http.ResponseWriter, r *http.Request, good http.Handler) {
@@ -196,29 +232,41 @@ func endless(w http.ResponseWriter, r *http.Request, good http.Handler) {
 }
 
 func TestRedirects(t *testing.T) {
-	dir, _ := publish(t, "tar", "web:1", makeTree(t, 1000), BuildOptions{})
-	r := newRegistry(t, dir)
-	h := newHost(t, "tar", Options{})
-	before := h.state(t)
-	for _, c := range []struct {
-		name, to, sentence string
-	}{
-		{"loop", r.url + "/loop/web_1.json?token=secret", "image web:1: the registry redirects more than 5 times, last to " + r.url + "/loop/web_1.json; give the URL that it ends at"},
-		{"to the host's files", "file://" + dir + "/web_1.json", "image web:1: the registry redirects from " + r.url + "/web_1.json to file://" + dir + "/web_1.json, which is less safe; give the URL that it ends at"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r.misbehave(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
-				http.Redirect(w, r, c.to, http.StatusFound)
+	eachKind(t, func(t *testing.T, kind string) {
+		dir, _ := publish(t, kind, "web:1", makeTree(t, 1000), BuildOptions{})
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{})
+		before := h.state(t)
+		for _, c := range []struct {
+			name, to, sentence string
+		}{
+			{"loop", r.url + "/loop/web_1.json?token=secret", "image web:1: the registry redirects more than 5 times, last to " + r.url + "/loop/web_1.json; give the URL that it ends at"},
+			{"to the host's files", "file://" + dir + "/web_1.json", "image web:1: the registry redirects from " + r.url + "/web_1.json to file://" + dir + "/web_1.json, which is less safe; give the URL that it ends at"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				r.misbehave(redirectTo(c.to))
+				_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+				h.refused(t, err, c.sentence, before, whole)
 			})
+		}
+		t.Run("loop of the stream", func(t *testing.T) {
+			to := r.url + "/loop/web_1." + kind + ".zst"
+			r.misbehave(onlyFiles(".zst", redirectTo(to)))
 			_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
-			h.refused(t, err, c.sentence, before, whole)
+			h.refused(t, err, "image web:1: the registry redirects more than 5 times, last to "+to+"; give the URL that it ends at", before, whole)
 		})
-	}
-	other := newRegistry(t, dir)
-	r.misbehave(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
-		http.Redirect(w, req, other.url+req.URL.Path, http.StatusTemporaryRedirect)
+		other := newRegistry(t, dir)
+		r.misbehave(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+			http.Redirect(w, req, other.url+req.URL.Path, http.StatusTemporaryRedirect)
+		})
+		if _, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
+			t.Errorf("redirected to another server: %v", err)
+		}
 	})
-	if _, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil {
-		t.Errorf("redirected to another server: %v", err)
+}
+
+func redirectTo(url string) fault {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		http.Redirect(w, r, url, http.StatusFound)
 	}
 }

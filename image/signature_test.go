@@ -1,11 +1,14 @@
 package image
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // TestSignatures verifies what signify and minisign wrote.
@@ -182,5 +185,30 @@ func write(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestUnverified counts how often a pull says that nobody vouches for its image: once, of an image with two below it, at the
+// third URL.
+func TestUnverified(t *testing.T) {
+	dir := t.TempDir()
+	versions(t, dir)
+	r, gone := newRegistry(t, dir), newRegistry(t, t.TempDir())
+	var log bytes.Buffer
+	h := newHost(t, "zfs", Options{Logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Warn})})
+	ref := r.ref(t, "web:3")
+	ref.Mirrors = []string{gone.url, gone.url}
+	const sentence = "the image's origin is not verified: no keys are configured"
+	for _, step := range []struct {
+		what  string
+		force bool
+		want  int
+	}{{"pulled", false, 1}, {"here", false, 1}, {"asked for again", true, 2}} {
+		if _, err := h.Ensure(t.Context(), ref, EnsureOptions{ForcePull: step.force}); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(log.String(), sentence); n != step.want {
+			t.Errorf("%s: said %d times, want %d: %s", step.what, n, step.want, log.String())
+		}
 	}
 }

@@ -18,6 +18,8 @@ type source struct {
 	client   *client
 	url      string
 	size     int64 // what the file must have; -1 where only the server says
+	limit    int64 // what it may have
+	before   int64 // bytes of the streams before it, for patience
 	hash     hash.Hash
 	also     io.Writer // another hash, or nil
 	patience *patience
@@ -34,7 +36,10 @@ type source struct {
 
 // restart says that the bytes so far are of no use: after what broke the stream off, the file has changed, or the server has
 // no ranges.
-type restart struct{ error }
+type restart struct {
+	error
+	changed bool // what the manifest says may be of no use either
+}
 
 func (s *source) Read(p []byte) (int, error) {
 	for s.err == nil {
@@ -66,7 +71,7 @@ func (s *source) fail(err error) {
 		s.err = io.EOF
 	case s.ctx.Err() != nil:
 		s.err = context.Cause(s.ctx)
-	case !passing(err) || errors.As(err, &again) || !s.patience.again(s.ctx, s.offset.Load()):
+	case !passing(err) || errors.As(err, &again) || s.client.others && s.before+s.offset.Load() == 0 || !s.patience.again(s.ctx, s.before+s.offset.Load()):
 		s.err = err
 	}
 	s.broke = err
@@ -74,6 +79,7 @@ func (s *source) fail(err error) {
 
 func (s *source) drop() {
 	if s.body != nil {
+		s.patience.came = s.body.came
 		s.body.Close()
 		s.body = nil
 	}
@@ -87,8 +93,8 @@ func (s *source) read(p []byte) (int, error) {
 		}
 	}
 	n, err := s.body.Read(p)
-	if s.size >= 0 && s.offset.Load()+int64(n) > s.size {
-		return 0, &refusal{fmt.Errorf("its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", s.size)}
+	if err := s.checkOffset(s.offset.Load() + int64(n)); err != nil {
+		return 0, err
 	}
 	if err == nil || errors.Is(err, io.EOF) && (s.size < 0 || s.offset.Load()+int64(n) == s.size) {
 		return n, err
@@ -102,6 +108,16 @@ func (s *source) read(p []byte) (int, error) {
 	return n, fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset.Load()+int64(n), s.size, err)
 }
 
+func (s *source) checkOffset(offset int64) error {
+	switch {
+	case s.size >= 0 && offset > s.size:
+		return &refusal{fmt.Errorf("its stream is too long: the registry's file has more than the %d bytes that the manifest says; publish it again", s.size)}
+	case offset > s.limit:
+		return &refusal{fmt.Errorf("its stream is too long: the registry's file has more than %d bytes, and this host accepts no more", s.limit)}
+	}
+	return nil
+}
+
 func (s *source) open() error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	resp, err := s.client.get(ctx, s.url, s.offset.Load(), s.validator)
@@ -111,11 +127,13 @@ func (s *source) open() error {
 	}
 	s.body = watch(resp.Body, cancel, s.stall)
 	s.delimited = resp.ProtoMajor > 1 || resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0
-	if s.offset.Load() > 0 && !s.continues(resp) {
-		return &restart{s.broke}
-	}
-	if s.offset.Load() == 0 {
-		s.validator = validator(resp.Header)
+	switch now := validator(resp.Header); {
+	case s.offset.Load() == 0:
+		s.validator = now
+	case now != s.validator && now != "":
+		return &restart{s.broke, true}
+	case !s.continues(resp):
+		return &restart{s.broke, false}
 	}
 	return s.checkLength(resp)
 }
@@ -147,12 +165,12 @@ func (s *source) checkLength(resp *http.Response) error {
 		s.size = whole
 	}
 	switch {
+	case whole == s.size:
+		return s.checkOffset(whole)
 	case whole < s.size:
 		return s.cutShort(whole)
-	case whole > s.size:
-		return &refusal{fmt.Errorf("its stream is too long: the registry's file has %d bytes and the manifest says %d; publish it again", whole, s.size)}
 	}
-	return nil
+	return &refusal{fmt.Errorf("its stream is too long: the registry's file has %d bytes and the manifest says %d; publish it again", whole, s.size)}
 }
 
 // validator is what If-Range takes (RFC 9110, 13.1.5): a strong ETag, else the date.
@@ -178,6 +196,7 @@ type watchedBody struct {
 	slow   atomic.Bool
 	waited time.Duration
 	bytes  int
+	came   time.Time // when the last headway was made
 }
 
 func watch(body io.ReadCloser, cancel context.CancelFunc, stall time.Duration) *watchedBody {
@@ -195,9 +214,10 @@ func (w *watchedBody) Read(p []byte) (int, error) {
 	w.alarm.Reset(max(w.stall-w.waited, time.Millisecond))
 	n, err := w.ReadCloser.Read(p)
 	w.alarm.Stop()
-	w.waited += time.Since(began)
+	ended := time.Now()
+	w.waited += ended.Sub(began)
 	if w.bytes += n; w.bytes >= headway {
-		w.bytes, w.waited = 0, 0
+		w.bytes, w.waited, w.came = 0, 0, ended
 	}
 	if err != nil && w.slow.Load() {
 		err = fmt.Errorf("it comes too slowly, less than %d KiB in %v", headway>>10, w.stall)

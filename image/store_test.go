@@ -23,7 +23,7 @@ import (
 func TestRoundTrip(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		tree := makeTree(t, 3<<20)
-		defaults := Defaults{Command: "/bin/tool", Args: []string{"-x"}, Env: map[string]string{"GREETING": "grüß 🌍"}, Ports: []string{"80"}}
+		defaults := Defaults{Command: "/bin/tool", Args: []string{"-x", "two\nlines\t"}, Env: map[string]string{"GREETING": "grüß 🌍"}, Ports: []string{"80"}}
 		dir, m := publish(t, kind, "web:1.4", tree, BuildOptions{Defaults: defaults, OSRelease: "12.2-RELEASE"})
 		files, _ := filepath.Glob(dir + "/*")
 		if want := "web_1.4.json web_1.4." + kind + ".zst"; want != strings.ReplaceAll(strings.Join(files, " "), dir+"/", "") {

@@ -25,6 +25,7 @@ func (s *Store) verify(ctx context.Context, ref Reference, progress func(Progres
 	if err != nil {
 		return Manifest{}, err
 	}
+	s.warnUnverified(ref)
 	links, _, err := s.chain(ctx, c, ref.Base, ref)
 	if err != nil {
 		return Manifest{}, err
@@ -47,7 +48,7 @@ func (s *Store) verify(ctx context.Context, ref Reference, progress func(Progres
 // source is the link's stream at the registry, hashed as it is read.
 func (s *Store) source(ctx context.Context, l *link, patience *patience, report func(bytes, size int64)) *source {
 	src := &source{
-		ctx: ctx, client: l.client, url: l.base + "/" + l.fileName(), size: l.manifest.Size,
+		ctx: ctx, client: l.client, url: l.base + "/" + l.fileName(), size: l.manifest.Size, limit: s.options.Limits.Stream, before: l.before,
 		hash: sha256.New(), patience: patience, stall: s.options.Limits.Stall, report: report,
 	}
 	if l.pot != nil {

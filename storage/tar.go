@@ -29,7 +29,7 @@ func Extract(ctx context.Context, root string, stream io.Reader) error {
 		return err
 	}
 	defer r.Close()
-	x := extractor{root: r}
+	x := extractor{ctx: ctx, root: r}
 	end := &zeros{Reader: stream}
 	reader := tar.NewReader(end)
 	for {
@@ -77,6 +77,7 @@ func (z *zeros) Read(p []byte) (int, error) {
 }
 
 type extractor struct {
+	ctx  context.Context
 	root *os.Root
 	dirs []*tar.Header // their times and modes are for the end: a directory has to be written to until then
 }
@@ -85,6 +86,9 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	name, err := inside(h.Name)
 	if err != nil {
 		return err
+	}
+	if sparse(h) {
+		return errors.New("a sparse file; pack it as a plain one, with bsdtar --no-read-sparse or tar without --sparse")
 	}
 	dir, base := path.Split(name)
 	switch {
@@ -126,6 +130,16 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	return attributes(x.root, name, h)
 }
 
+// sparse tells of a file whose size on the disk no byte of the archive has to stand for.
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
+}
+
 func (x *extractor) directory(name string, h *tar.Header) error {
 	if info, err := x.root.Lstat(name); err == nil && !info.IsDir() {
 		if err := x.root.Remove(name); err != nil {
@@ -141,7 +155,7 @@ func (x *extractor) file(name string, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(f, content); err != nil {
+	if _, err := io.Copy(untilDone{x.ctx, f}, content); err != nil {
 		f.Close()
 		return err
 	}
