@@ -11,6 +11,9 @@ import (
 // devfsRulesetVnet is the ruleset of devfs.rules(5), from FreeBSD 13 on, for jails with a network stack of their own.
 const devfsRulesetVnet = 5
 
+// hostSecurelevel is the default of securelevel: the jail has the host's, whatever that is.
+const hostSecurelevel = -1
+
 // permitRuleset refuses a devfs ruleset that the operator has not listed.
 func (c *Config) permitRuleset(n int) error {
 	if n == 0 || n == jail.DevfsRuleset || n == devfsRulesetVnet || slices.Contains(c.DevfsRulesets, n) {
@@ -28,7 +31,7 @@ func (p *plan) params() jail.Params {
 			params.Allow = append(params.Allow, permission)
 		}
 	}
-	if p.task.Securelevel >= 0 {
+	if p.task.Securelevel != hostSecurelevel {
 		params.Securelevel = &p.task.Securelevel
 	}
 	return params

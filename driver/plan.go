@@ -60,6 +60,9 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if p.permissions, err = p.task.permissions(operator); err != nil {
 		return nil, err
 	}
+	if err := p.params().Check(); err != nil {
+		return nil, err
+	}
 	if p.copies, err = pairs("copy", p.task.Copy, operator, false); err != nil {
 		return nil, err
 	}

@@ -91,6 +91,8 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 			`permission "raw_sockets" is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
 		},
 		{"attribute", TaskConfig{Attributes: []string{"frobnicate:yes"}}, `attributes: unknown attribute "frobnicate"`},
+		{"securelevel too low", TaskConfig{Securelevel: -2}, `securelevel -2: must be -1 to 3`},
+		{"securelevel too high", TaskConfig{Securelevel: 4}, `securelevel 4: must be -1 to 3`},
 		{
 			"shell operator",
 			TaskConfig{Pot: "web", Tag: "1", Command: "nginx; rm -rf /"},
