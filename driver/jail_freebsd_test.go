@@ -35,7 +35,7 @@ func wideHarness(t *testing.T) (*testutils.DriverHarness, *Driver) {
 	dir := t.TempDir()
 	config.Directory, config.StateDir = filepath.Join(dir, "store"), filepath.Join(dir, "state")
 	config.Consul.Enabled = false
-	config.Allow = []string{"raw_sockets", "sysvipc", hostNetwork}
+	config.Allow = []string{"raw_sockets", "sysvipc", "mount.fdescfs", "mount.procfs", "mount.tmpfs", hostNetwork}
 	config.DevfsRulesets = []int{2, 777}
 	return harnessWith(t, config)
 }
@@ -99,6 +99,18 @@ func TestJailParameters(t *testing.T) {
 			},
 			map[string]string{"allow.raw_sockets": "1", "sysvshm": sysNew, "devfs_ruleset": "2"},
 			nil,
+		},
+		{
+			"what pot mounts, and lets mount",
+			func(c *TaskConfig, _ *drivers.TaskConfig) {
+				c.Attributes = []string{"fdescfs:YES", "procfs:YES", "tmpfs:YES", "enforce_statfs:1"}
+			},
+			map[string]string{"enforce_statfs": "1", "allow.mount.tmpfs": "1", "allow.mount.nullfs": "0"},
+			map[string]string{
+				"echo text > /tmp/f; exec 8< /tmp/f; cat /dev/fd/8":        "text",
+				"test -e /proc/$$/status && test ! -e /proc/1 && echo own": "own",
+				"mount -t tmpfs tmpfs /tmp && echo mounted":                "mounted",
+			},
 		},
 		{
 			"the host's network",

@@ -20,17 +20,17 @@ import (
 // plan is a task's configuration, decoded and checked: what can be known to be wrong without touching the host has been
 // refused.
 type plan struct {
-	name        string
-	cfg         *drivers.TaskConfig
-	task        TaskConfig
-	ref         image.Reference
-	command     []string
-	permissions []string
-	copies      []pair
-	mounts      []pair
-	given       []storage.Mount // by Nomad, of volumes
-	ports       []network.PortMap
-	limits      rctl.Limits
+	name    string
+	cfg     *drivers.TaskConfig
+	task    TaskConfig
+	ref     image.Reference
+	command []string
+	pot     potJail
+	copies  []pair
+	mounts  []pair
+	given   []storage.Mount // by Nomad, of volumes
+	ports   []network.PortMap
+	limits  rctl.Limits
 }
 
 // newPlan's errors name the field and what would be right.
@@ -57,10 +57,16 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if err := p.task.hosts(); err != nil {
 		return nil, err
 	}
-	if p.permissions, err = p.task.permissions(operator); err != nil {
+	if err := p.task.permissions(operator); err != nil {
+		return nil, err
+	}
+	if p.pot, err = p.task.potAttributes(operator, runtime.GOOS); err != nil {
 		return nil, err
 	}
 	if err := p.params().Check(); err != nil {
+		return nil, err
+	}
+	if err := operator.permitRuleset(p.devfsRuleset()); err != nil {
 		return nil, err
 	}
 	if p.copies, err = pairs("copy", p.task.Copy, operator, false); err != nil {

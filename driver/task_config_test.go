@@ -90,7 +90,18 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 			TaskConfig{Allow: []string{"raw_sockets"}},
 			`permission "raw_sockets" is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
 		},
-		{"attribute", TaskConfig{Attributes: []string{"frobnicate:yes"}}, `attributes: unknown attribute "frobnicate"`},
+		{"attribute", TaskConfig{Attributes: []string{"frobnicate:yes"}}, `attributes: frobnicate:yes: pot has no such attribute`},
+		{"attribute without a value", TaskConfig{Attributes: []string{"raw_sockets"}}, `attributes: "raw_sockets" must be KEY:VALUE`},
+		{
+			"attribute not allowed",
+			TaskConfig{Attributes: []string{"prunable:YES", "raw_sockets:YES"}},
+			`attributes: raw_sockets:YES: this is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
+		},
+		{
+			"ruleset not allowed",
+			TaskConfig{Attributes: []string{"devfs_ruleset:9"}},
+			`devfs_ruleset 9 is not allowed here; the operator allows it with devfs_rulesets = [9] in the plugin's configuration`,
+		},
 		{"securelevel too low", TaskConfig{Securelevel: -2}, `securelevel -2: must be -1 to 3`},
 		{"securelevel too high", TaskConfig{Securelevel: 4}, `securelevel 4: must be -1 to 3`},
 		{

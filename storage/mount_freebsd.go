@@ -27,6 +27,8 @@ func attach(m Mount, source, _ *os.File, at string) error {
 			options = append(options, [2]string{"size", strconv.FormatUint(m.Size, 10)})
 		}
 		return nmount(options, flags(m))
+	case typeFdescfs, typeProcfs:
+		return nmount([][2]string{{"fstype", m.Type}, {"fspath", at}}, unix.MNT_NOSUID|unix.MNT_NOEXEC)
 	}
 	if err := CheckRuleset(m.Ruleset); err != nil {
 		return err
