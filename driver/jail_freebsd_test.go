@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,19 +154,25 @@ func TestJailParameters(t *testing.T) {
 func TestCores(t *testing.T) {
 	h, _ := wideHarness(t)
 	cfg := sleeper(t, h, func(_ *TaskConfig, cfg *drivers.TaskConfig) {
-		cfg.Resources.NomadResources.Cpu.ReservedCores = []uint16{0}
+		cfg.Resources.LinuxResources.CpusetCpus = "0"
 	})
 	startTask(t, h, cfg)
 	jid := host(t, "jls", "-j", Name(cfg.ID), "jid")
-	if got := host(t, "cpuset", "-g", "-j", jid); !strings.HasSuffix(got, "mask: 0") {
-		t.Errorf("cpuset says %q of the jail", got)
-	}
+	wantMask(t, "jail "+jid+" mask: 0", "-j", jid)
 	status, err := h.InspectTask(cfg.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := host(t, "cpuset", "-g", "-p", status.DriverAttributes["pid"]); !strings.HasSuffix(got, "mask: 0") {
-		t.Errorf("cpuset says %q of the first process", got)
+	pid := status.DriverAttributes["pid"]
+	wantMask(t, "pid "+pid+" mask: 0", "-p", pid)
+}
+
+// wantMask has cpuset(1) say line. It has one more, of the domain's memory, which ends in a mask as well.
+func wantMask(t *testing.T, line string, which ...string) {
+	t.Helper()
+	out, err := exec.Command("cpuset", append([]string{"-g"}, which...)...).CombinedOutput()
+	if err != nil || !slices.Contains(strings.Split(string(out), "\n"), line) {
+		t.Errorf("cpuset says %q, %v; want %s", out, err, line)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -201,8 +202,16 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.limits.Memory != 128<<20 || p.limits.MemorySoft != 64<<20 || p.limits.CPUQuota <= 0 {
+	if p.limits.Memory != 128<<20 || p.limits.MemorySoft != 64<<20 || p.limits.CPUQuota <= 0 || p.limits.Cores != nil {
 		t.Errorf("got %+v", p.limits)
+	}
+	cfg.Resources.LinuxResources.CpusetCpus = "0,3"
+	if p, err = newPlan(cfg, &Config{}); err != nil || !slices.Equal(p.limits.Cores, []int{0, 3}) {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	cfg.Resources.LinuxResources.CpusetCpus = "0-3"
+	if _, err = newPlan(cfg, &Config{}); err == nil || !strings.Contains(err.Error(), `cores "0-3", as Nomad reserved them`) {
+		t.Errorf("got %v", err)
 	}
 }
 
