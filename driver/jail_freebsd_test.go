@@ -261,7 +261,9 @@ func TestLingeringConnection(t *testing.T) {
 	config.Directory, config.Dataset = "", p.Dataset+"/jails"
 	h, d := harnessWith(t, config)
 	cfg := sleeper(t, h, func(c *TaskConfig, _ *drivers.TaskConfig) {
-		c.Command, c.Args = "/bin/sh", []string{"-c", "nc -l 127.0.0.1 99 & sleep 1; echo hello | nc -N 127.0.0.1 99; wait; echo done > /local/done; exec sleep 1000"}
+		// FreeBSD 14 has no TIME_WAIT by default, and 15 a short one, where both ends are the host's.
+		c.Command, c.Args = "/bin/sh", []string{"-c", "sysctl net.inet.tcp.nolocaltimewait=0; sysctl net.inet.tcp.msl_local=30000; " +
+			"nc -l 127.0.0.1 99 & sleep 1; echo hello | nc -N 127.0.0.1 99; wait; echo done > /local/done; exec sleep 1000"}
 	})
 	startTask(t, h, cfg)
 	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
