@@ -20,17 +20,17 @@ import (
 // plan is a task's configuration, decoded and checked: what can be known to be wrong without touching the host has been
 // refused.
 type plan struct {
-	name        string
-	cfg         *drivers.TaskConfig
-	task        TaskConfig
-	ref         image.Reference
-	command     []string
-	permissions []string
-	copies      []pair
-	mounts      []pair
-	given       []storage.Mount // by Nomad, of volumes
-	ports       []network.PortMap
-	limits      rctl.Limits
+	name    string
+	cfg     *drivers.TaskConfig
+	task    TaskConfig
+	ref     image.Reference
+	command []string
+	pot     potJail
+	copies  []pair
+	mounts  []pair
+	given   []storage.Mount // by Nomad, of volumes
+	ports   []network.PortMap
+	limits  rctl.Limits
 }
 
 // newPlan's errors name the field and what would be right.
@@ -57,7 +57,16 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if err := p.task.hosts(); err != nil {
 		return nil, err
 	}
-	if p.permissions, err = p.task.permissions(operator); err != nil {
+	if err := p.task.permissions(operator); err != nil {
+		return nil, err
+	}
+	if p.pot, err = p.task.potAttributes(operator, runtime.GOOS); err != nil {
+		return nil, err
+	}
+	if err := p.params().Check(); err != nil {
+		return nil, err
+	}
+	if err := operator.permitRuleset(p.devfsRuleset()); err != nil {
 		return nil, err
 	}
 	if p.copies, err = pairs("copy", p.task.Copy, operator, false); err != nil {
@@ -81,7 +90,9 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if len(cfg.Devices) > 0 {
 		return nil, fmt.Errorf("device %s: this driver hands no host devices to a jail", cfg.Devices[0].HostPath)
 	}
-	p.limits = p.resources(operator)
+	if p.limits, err = p.resources(operator); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -164,11 +175,11 @@ func hostAddresses(ip netip.Addr) []netip.Addr {
 	return []netip.Addr{ip, netip.IPv6Loopback()}
 }
 
-// resources turns Nomad's resources into limits. CPUShares are Nomad's MHz.
-func (p *plan) resources(operator *Config) rctl.Limits {
+// resources turns Nomad's resources into limits. CPUShares are Nomad's MHz. What is called Linux's comes on every host.
+func (p *plan) resources(operator *Config) (rctl.Limits, error) {
 	r := p.cfg.Resources
 	if r == nil || r.NomadResources == nil {
-		return rctl.Limits{}
+		return rctl.Limits{}, nil
 	}
 	const mib = 1 << 20
 	n := r.NomadResources
@@ -180,13 +191,31 @@ func (p *plan) resources(operator *Config) rctl.Limits {
 		l.MemorySoft = l.Memory
 		l.Memory = uint64(n.Memory.MemoryMaxMB) * mib
 	}
-	for _, core := range n.Cpu.ReservedCores {
-		l.Cores = append(l.Cores, int(core))
+	if r.LinuxResources == nil {
+		return l, nil
 	}
-	if (operator.CPUHardLimit || p.task.CPUHardLimit) && r.LinuxResources != nil {
+	if operator.CPUHardLimit || p.task.CPUHardLimit {
 		l.CPUQuota = r.LinuxResources.PercentTicks * float64(runtime.NumCPU())
 	}
-	return l
+	var err error
+	l.Cores, err = cores(r.LinuxResources.CpusetCpus)
+	return l, err
+}
+
+// cores reads those that Nomad reserved, such as "0,3": the list in NomadResources does not reach a plugin.
+func cores(list string) ([]int, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var cores []int
+	for s := range strings.SplitSeq(list, ",") {
+		core, err := strconv.Atoi(s)
+		if err != nil {
+			return nil, fmt.Errorf("cores %q, as Nomad reserved them, must be numbers with commas between them", list)
+		}
+		cores = append(cores, core)
+	}
+	return cores, nil
 }
 
 func orNone(words []string) string {

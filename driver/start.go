@@ -273,7 +273,7 @@ func (s *start) mount(context.Context) error { return storage.MountAll(s.root, s
 
 func (s *start) mountTable() []storage.Mount {
 	td := s.cfg.TaskDir()
-	mounts := storage.DefaultMounts(s.devfsRuleset())
+	mounts := append(storage.DefaultMounts(s.devfsRuleset()), s.pot.mounts...)
 	mounts = append(mounts,
 		storage.Bind(td.SharedAllocDir, "/alloc", false),
 		storage.Bind(td.LocalDir, "/local", false),

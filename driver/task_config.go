@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
@@ -123,64 +121,17 @@ func (c *Config) permit(permission, what string) error {
 		what, permission)
 }
 
-// permissions are those of allow and of pot's attributes, each checked against the operator's.
-func (c *TaskConfig) permissions(operator *Config) ([]string, error) {
-	asked := slices.Clone(c.Allow)
-	for _, a := range c.Attributes {
-		key, value, ok := strings.Cut(a, ":")
-		if !ok {
-			return nil, fmt.Errorf("attributes: %q must be KEY:VALUE", a)
-		}
-		permission, known := potAttributes[key]
-		switch {
-		case key == "devfs_ruleset":
-			n, err := strconv.Atoi(value)
-			if err != nil {
-				return nil, fmt.Errorf("attributes: devfs_ruleset %q is not a number", value)
-			}
-			c.DevfsRuleset = n
-		case !known:
-			return nil, fmt.Errorf("attributes: unknown attribute %q; there are devfs_ruleset, %s", key,
-				strings.Join(sortedKeys(potAttributes), ", "))
-		case permission != "" && potTrue(value):
-			asked = append(asked, permission)
-		}
-	}
-	for _, p := range asked {
+// permissions checks those that allow asks for against the operator's.
+func (c *TaskConfig) permissions(operator *Config) error {
+	for _, p := range c.Allow {
 		if err := knownPermission(p); err != nil {
-			return nil, err
+			return err
 		}
 		if err := operator.permit(p, fmt.Sprintf("permission %q", p)); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	slices.Sort(asked)
-	return slices.Compact(asked), operator.permitRuleset(c.DevfsRuleset)
-}
-
-// potAttributes are pot's attributes and the permission that each needs; those with none say how pot itself keeps its
-// jails, which here is Nomad's business, and change nothing.
-var potAttributes = map[string]string{
-	"dynamic-etc-hosts": "",
-	"localhost-tunnel":  "",
-	"no-etc-hosts":      "",
-	"no-rc-script":      "",
-	"no-tmpfs":          "",
-	"persistent":        "",
-	"prunable":          "",
-	"raw_sockets":       "raw_sockets",
-	"start-at-boot":     "",
-	"sysvmsg":           "sysvipc",
-	"sysvsem":           "sysvipc",
-	"sysvshm":           "sysvipc",
-}
-
-func potTrue(value string) bool {
-	switch strings.ToLower(value) {
-	case "", "no", "off", "false", "0", "disable":
-		return false
-	}
-	return true
+	return nil
 }
 
 // hosts checks the HOST:ADDRESS entries of pot and docker, whose word for the host's own address is host-gateway.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,7 +91,20 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 			TaskConfig{Allow: []string{"raw_sockets"}},
 			`permission "raw_sockets" is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
 		},
-		{"attribute", TaskConfig{Attributes: []string{"frobnicate:yes"}}, `attributes: unknown attribute "frobnicate"`},
+		{"attribute", TaskConfig{Attributes: []string{"frobnicate:yes"}}, `attributes: frobnicate:yes: pot has no such attribute`},
+		{"attribute without a value", TaskConfig{Attributes: []string{"raw_sockets"}}, `attributes: "raw_sockets" must be KEY:VALUE`},
+		{
+			"attribute not allowed",
+			TaskConfig{Attributes: []string{"prunable:YES", "raw_sockets:YES"}},
+			`attributes: raw_sockets:YES: this is not allowed here; the operator allows it with allow = ["raw_sockets"] in the plugin's configuration`,
+		},
+		{
+			"ruleset not allowed",
+			TaskConfig{Attributes: []string{"devfs_ruleset:9"}},
+			`devfs_ruleset 9 is not allowed here; the operator allows it with devfs_rulesets = [9] in the plugin's configuration`,
+		},
+		{"securelevel too low", TaskConfig{Securelevel: -2}, `securelevel -2: must be -1 to 3`},
+		{"securelevel too high", TaskConfig{Securelevel: 4}, `securelevel 4: must be -1 to 3`},
 		{
 			"shell operator",
 			TaskConfig{Pot: "web", Tag: "1", Command: "nginx; rm -rf /"},
@@ -188,8 +202,16 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.limits.Memory != 128<<20 || p.limits.MemorySoft != 64<<20 || p.limits.CPUQuota <= 0 {
+	if p.limits.Memory != 128<<20 || p.limits.MemorySoft != 64<<20 || p.limits.CPUQuota <= 0 || p.limits.Cores != nil {
 		t.Errorf("got %+v", p.limits)
+	}
+	cfg.Resources.LinuxResources.CpusetCpus = "0,3"
+	if p, err = newPlan(cfg, &Config{}); err != nil || !slices.Equal(p.limits.Cores, []int{0, 3}) {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	cfg.Resources.LinuxResources.CpusetCpus = "0-3"
+	if _, err = newPlan(cfg, &Config{}); err == nil || !strings.Contains(err.Error(), `cores "0-3", as Nomad reserved them`) {
+		t.Errorf("got %v", err)
 	}
 }
 

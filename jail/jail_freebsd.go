@@ -147,3 +147,11 @@ func jailCall(call uintptr, vec [][]byte, flags uintptr) (int, error) {
 	}
 	return 0, errno
 }
+
+func hostSecurelevel() (int, error) {
+	level, err := unix.SysctlUint32("kern.securelevel")
+	if err != nil {
+		return 0, fmt.Errorf("sysctl kern.securelevel: %w", err)
+	}
+	return int(int32(level)), nil
+}

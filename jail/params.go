@@ -40,9 +40,16 @@ const (
 var releasePattern = regexp.MustCompile(`^([0-9]{1,3})\.([0-9]{1,2})(-[A-Za-z0-9.-]+)?$`)
 
 // Check refuses values that are wrong on any host or that this one cannot give.
-func (p Params) Check() error { return p.check(runtime.GOOS) }
+func (p Params) Check() error {
+	level, err := hostSecurelevel()
+	if err != nil {
+		return err
+	}
+	return p.check(runtime.GOOS, level)
+}
 
-func (p Params) check(goos string) error {
+// check is Check on the host called goos, whose kern.securelevel is level.
+func (p Params) check(goos string, level int) error {
 	switch {
 	case p.DevfsRuleset < 0 || p.DevfsRuleset > 65535:
 		return fmt.Errorf("devfs_ruleset %d: must be 1 to 65535", p.DevfsRuleset)
@@ -52,6 +59,9 @@ func (p Params) check(goos string) error {
 		return fmt.Errorf("children.max %d: must not be negative", p.Children)
 	case p.Securelevel != nil && (*p.Securelevel < -1 || *p.Securelevel > 3):
 		return fmt.Errorf("securelevel %d: must be -1 to 3", *p.Securelevel)
+	case p.Securelevel != nil && *p.Securelevel < level:
+		return fmt.Errorf("securelevel %d is below the host's %d, and a jail's can only be raised; ask for %d or leave it out",
+			*p.Securelevel, level, level)
 	case p.OSRelease != "" && (len(p.OSRelease) > 31 || !releasePattern.MatchString(p.OSRelease)):
 		return fmt.Errorf("osrelease %q: must look like 12.2-RELEASE", p.OSRelease)
 	}

@@ -96,7 +96,6 @@ func sortAllow(list []string) []string {
 }
 
 func TestParamsCheck(t *testing.T) {
-	bad := func(level int) *int { return &level }
 	cases := []struct {
 		params Params
 		goos   string
@@ -110,14 +109,38 @@ func TestParamsCheck(t *testing.T) {
 		{Params{DevfsRuleset: -1}, "freebsd", "devfs_ruleset -1"},
 		{Params{EnforceStatfs: 3}, "freebsd", "enforce_statfs 3"},
 		{Params{Children: -2}, "freebsd", "children.max -2"},
-		{Params{Securelevel: bad(4)}, "freebsd", "securelevel 4: must be -1 to 3"},
 		{Params{OSRelease: "twelve"}, "freebsd", `osrelease "twelve": must look like 12.2-RELEASE`},
 	}
 	for _, c := range cases {
-		err := c.params.check(c.goos)
+		err := c.params.check(c.goos, -1)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%+v on %s: %v, want %q", c.params, c.goos, err, c.want)
 		}
+	}
+}
+
+func TestSecurelevel(t *testing.T) {
+	for _, c := range []struct {
+		host, asked int
+		want        string
+	}{
+		{-1, -1, ""},
+		{-1, 0, ""},
+		{-1, 3, ""},
+		{2, 2, ""},
+		{2, 3, ""},
+		{2, 1, "securelevel 1 is below the host's 2, and a jail's can only be raised; ask for 2 or leave it out"},
+		{0, -1, "securelevel -1 is below the host's 0, and a jail's can only be raised; ask for 0 or leave it out"},
+		{-1, 4, "securelevel 4: must be -1 to 3"},
+		{3, -2, "securelevel -2: must be -1 to 3"},
+	} {
+		err := Params{Securelevel: &c.asked}.check("freebsd", c.host)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != c.want) {
+			t.Errorf("%d where the host's is %d: %v, want %q", c.asked, c.host, err, c.want)
+		}
+	}
+	if err := (Params{}).check("freebsd", 3); err != nil {
+		t.Errorf("left out: %v", err)
 	}
 }
 

@@ -12,8 +12,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReach also has an operator's pf.conf that lets in nothing by itself.
-func TestReach(t *testing.T) {
+// bridgeFilters runs a test with pf asked at the bridge and its members, as by default until FreeBSD 13, and with it not asked.
+func bridgeFilters(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	if !hasModule("if_bridge") {
+		run(t, "", "kldload", "if_bridge")
+	}
+	for _, name := range []string{"net.link.bridge.pfil_member", "net.link.bridge.pfil_bridge"} {
+		was := strings.TrimSpace(run(t, "", "sysctl", "-n", name))
+		t.Cleanup(func() { run(t, "", "sysctl", name+"="+was) })
+	}
+	for _, value := range []string{"0", "1"} {
+		t.Run("bridge filter "+value, func(t *testing.T) {
+			run(t, "", "sysctl", "net.link.bridge.pfil_member="+value, "net.link.bridge.pfil_bridge="+value)
+			test(t)
+		})
+	}
+}
+
+func TestReach(t *testing.T) { bridgeFilters(t, reachAll) }
+
+// reachAll also has an operator's pf.conf that lets in nothing by itself.
+func reachAll(t *testing.T) {
 	t.Run("pass", func(t *testing.T) { reach(t, newHost(t)) })
 	t.Run("block", func(t *testing.T) {
 		client := newHost(t)
@@ -36,8 +56,10 @@ func loadPf(t testing.TB, rules string) {
 	run(t, rules, "pfctl", "-f", "-")
 }
 
-// TestKeptOut: what a jail or a neighbour may not reach.
-func TestKeptOut(t *testing.T) {
+func TestKeptOut(t *testing.T) { bridgeFilters(t, keptOut) }
+
+// keptOut is what a jail or a neighbour may not reach.
+func keptOut(t *testing.T) {
 	client := newHost(t)
 	n := prepared(t, nil)
 	web, a := attach(t, n, 1, port("tcp", "127.0.0.1", 8080, 80))

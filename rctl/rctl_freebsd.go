@@ -1,6 +1,7 @@
 package rctl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -10,21 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// check: what the kernel was built without has no sysctl.
 func check() error {
-	// A byte or an int, as the release has it.
 	enabled, err := unix.SysctlRaw("kern.racct.enable")
-	if err != nil {
-		return errors.New("this kernel was built without racct; build it with options RACCT, RACCT_DEFAULT_TO_DISABLED and RCTL")
+	if err != nil && err != unix.ENOENT {
+		return fmt.Errorf("sysctl kern.racct.enable: %w", err)
 	}
-	for _, b := range enabled {
-		if b != 0 {
-			return nil
-		}
+	feature, err := unix.SysctlUint32("kern.features.rctl")
+	if err != nil && err != unix.ENOENT {
+		return fmt.Errorf("sysctl kern.features.rctl: %w", err)
 	}
-	return errRacctOff
+	return racctError(enabled, feature != 0)
 }
-
-var errRacctOff = errors.New("racct is off: add kern.racct.enable=1 to /boot/loader.conf and reboot")
 
 func apply(name string, l Limits) (Subject, error) {
 	// A leftover of the same name would bring its rules along.
@@ -81,12 +79,12 @@ func list() ([]string, error) {
 	}
 }
 
-// reason replaces the kernel's word for racct switched off.
+// reason replaces the kernel's word for racct that is off or missing.
 func reason(err error) error {
-	if err == unix.ENOSYS {
-		return errRacctOff
+	if err != unix.ENOSYS {
+		return err
 	}
-	return err
+	return cmp.Or(check(), err)
 }
 
 // rctl is the five system calls of rctl_add_rule(2), which have the same shape: text in, text out.

@@ -1,6 +1,8 @@
 package rctl
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -8,6 +10,18 @@ import (
 	"strings"
 	"time"
 )
+
+// racctError says what a FreeBSD host lacks whose kern.racct.enable holds enabled, a byte or an int as the release has it, or nothing
+// where there is none.
+func racctError(enabled []byte, rctl bool) error {
+	switch {
+	case len(enabled) == 0 || !rctl:
+		return errors.New("this kernel was built without racct or rctl; build it with options RACCT, RACCT_DEFAULT_TO_DISABLED and RCTL")
+	case len(bytes.Trim(enabled, "\x00")) == 0:
+		return errors.New("racct is off: add kern.racct.enable=1 to /boot/loader.conf and reboot")
+	}
+	return nil
+}
 
 // rules are a jail's limits in the words of rctl(8).
 func rules(name string, l Limits) []string {

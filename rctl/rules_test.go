@@ -85,3 +85,29 @@ func TestNamesAndLimitsThatAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestRacctError(t *testing.T) {
+	const (
+		off     = "racct is off: add kern.racct.enable=1 to /boot/loader.conf and reboot"
+		unbuilt = "this kernel was built without racct or rctl; build it with options RACCT, RACCT_DEFAULT_TO_DISABLED and RCTL"
+	)
+	for _, c := range []struct {
+		enabled []byte
+		rctl    bool
+		want    string
+	}{
+		{[]byte{1}, true, ""},
+		{[]byte{1, 0, 0, 0}, true, ""},
+		{[]byte{0, 0, 0, 1}, true, ""}, // another byte order
+		{[]byte{0}, true, off},
+		{[]byte{0, 0, 0, 0}, true, off},
+		{nil, false, unbuilt},
+		{[]byte{1}, false, unbuilt},
+		{[]byte{0}, false, unbuilt},
+	} {
+		err := racctError(c.enabled, c.rctl)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != c.want) {
+			t.Errorf("%v, rctl %v: %v, want %q", c.enabled, c.rctl, err, c.want)
+		}
+	}
+}

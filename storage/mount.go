@@ -17,7 +17,7 @@ import (
 
 // Mount is something to see at Target in a task's root.
 type Mount struct {
-	Type     string // "bind" (FreeBSD: nullfs), "tmpfs", or "dev": the devices that a jail may use
+	Type     string // "bind" (FreeBSD: nullfs), "tmpfs", "dev": the devices that a jail may use; FreeBSD also: "fdescfs", "procfs"
 	Source   string // of a bind: a directory of the host; on Linux also a file
 	Within   string // of a bind: the directory of the host that Source, its symlinks followed, must not leave; "" for any
 	Target   string // absolute, in the jail; made if it is missing
@@ -28,9 +28,11 @@ type Mount struct {
 }
 
 const (
-	typeBind  = "bind"
-	typeTmpfs = "tmpfs"
-	typeDev   = "dev"
+	typeBind    = "bind"
+	typeTmpfs   = "tmpfs"
+	typeDev     = "dev"
+	typeFdescfs = "fdescfs"
+	typeProcfs  = "procfs"
 )
 
 // openPath is for files that are opened to be mounted or to be mounted on: nobody reads them, and a FIFO is not waited for.
@@ -57,6 +59,10 @@ func (m Mount) check(goos string) error {
 			return fmt.Errorf("source %q is not an absolute path", m.Source)
 		}
 	case typeTmpfs:
+	case typeFdescfs, typeProcfs:
+		if goos != "freebsd" {
+			return fmt.Errorf("%s is FreeBSD's; %s has nothing to mount for it", m.Type, goos)
+		}
 	case typeDev:
 		// Ruleset 0 is none, which shows all the host's devices. The kernel takes 16 bits.
 		if goos == "freebsd" && (m.Ruleset < 1 || m.Ruleset > 1<<16-1) {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +26,8 @@ func attach(m Mount, source, _ *os.File, at string) error {
 			options = append(options, [2]string{"size", strconv.FormatUint(m.Size, 10)})
 		}
 		return nmount(options, flags(m))
+	case typeFdescfs, typeProcfs:
+		return nmount([][2]string{{"fstype", m.Type}, {"fspath", at}}, unix.MNT_NOSUID|unix.MNT_NOEXEC)
 	}
 	if err := CheckRuleset(m.Ruleset); err != nil {
 		return err
@@ -43,27 +44,79 @@ func flags(m Mount) int {
 
 // attachNullfs mounts by path, and looks afterwards whether that was still the path of the directory that was checked.
 func attachNullfs(m Mount, source *os.File, at string) error {
-	want, err := source.Stat()
-	if err != nil {
-		return err
+	var want unix.Stat_t
+	if err := unix.Fstat(int(source.Fd()), &want); err != nil {
+		return fmt.Errorf("stat %s: %w", m.Source, err)
 	}
-	if !want.IsDir() {
+	if want.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return fmt.Errorf("source %s is a file; FreeBSD mounts directories only: copy it, or mount its directory", m.Source)
 	}
 	path, err := filepath.EvalSymlinks(m.Source)
 	if err != nil {
 		return err
 	}
+	handle, err := handleOf(path)
+	if err != nil {
+		return err
+	}
+	errReplaced := fmt.Errorf("source %s was replaced while it was mounted", m.Source)
+	if handle != (fileHandle{}) {
+		var have unix.Stat_t
+		if err := handle.stat(&have); err != nil || have.Dev != want.Dev || have.Ino != want.Ino {
+			return errors.Join(errReplaced, err)
+		}
+	}
 	if err := nmount([][2]string{{"fstype", "nullfs"}, {"fspath", at}, {"target", path}}, flags(m)); err != nil {
 		return err
 	}
-	if have, err := os.Stat(at); err != nil || inode(have) != inode(want) {
-		return errors.Join(fmt.Errorf("source %s was replaced while it was mounted", m.Source), err, unmount(at, true))
+	if same, err := shows(at, want, handle); err != nil || !same {
+		return errors.Join(errReplaced, err, unmount(at, true))
 	}
 	return nil
 }
 
-func inode(info os.FileInfo) uint64 { return info.Sys().(*syscall.Stat_t).Ino }
+// shows tells whether nullfs shows the directory want at a path. It has a device number of its own there, and inode numbers are much
+// the same on all file systems: the handle's part of the file has the inode's generation too, and tells all but clones of one snapshot
+// apart. Where handle is zero, birth has to do.
+func shows(at string, want unix.Stat_t, handle fileHandle) (bool, error) {
+	var have unix.Stat_t
+	if err := unix.Stat(at, &have); err != nil {
+		return false, err
+	}
+	there, err := handleOf(at)
+	return have.Ino == want.Ino && have.Btim == want.Btim && there.file == handle.file, err
+}
+
+// fileHandle is struct fhandle of sys/mount.h: a file system's number, and which of its files.
+type fileHandle struct {
+	fileSystem [8]byte
+	file       [20]byte
+}
+
+// handleOf is zero where the file system has no handles, such as NFS.
+func handleOf(path string) (fileHandle, error) {
+	var h fileHandle
+	p, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return h, err
+	}
+	_, _, errno := unix.Syscall(unix.SYS_GETFH, uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&h)), 0)
+	switch errno {
+	case 0:
+		return h, nil
+	case unix.EOPNOTSUPP:
+		return fileHandle{}, nil
+	}
+	return fileHandle{}, fmt.Errorf("getfh %s: %w", path, errno)
+}
+
+// stat is fhstat(2).
+func (h fileHandle) stat(st *unix.Stat_t) error {
+	if _, _, errno := unix.Syscall(unix.SYS_FHSTAT, uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(st)), 0); errno != 0 {
+		return fmt.Errorf("fhstat: %w", errno)
+	}
+	return nil
+}
 
 // devfsRule is struct devfs_rule of fs/devfs/devfs.h.
 type devfsRule struct {

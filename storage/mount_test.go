@@ -158,6 +158,9 @@ func TestMountPlan(t *testing.T) {
 		{DefaultMounts(1 << 16)[0], "freebsd", false},
 		{DefaultMounts(0)[0], "linux", true},
 		{Bind("/a", "/b", false), "freebsd", true},
+		{Mount{Type: "fdescfs", Target: "/dev/fd"}, "freebsd", true},
+		{Mount{Type: "fdescfs", Target: "/dev/fd"}, "linux", false},
+		{Mount{Type: "procfs", Target: "/proc"}, "linux", false},
 	} {
 		if err := test.mount.check(test.goos); (err == nil) != test.ok {
 			t.Errorf("%+v on %s: %v", test.mount, test.goos, err)

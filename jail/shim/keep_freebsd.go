@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"unsafe"
 
@@ -27,7 +28,13 @@ func openFolder() (folder, error) {
 	return folder{fd: unix.AT_FDCWD, prefix: dir + "/"}, err
 }
 
-func closeFrom(fd int) { _, _, _ = unix.Syscall(unix.SYS_CLOSEFROM, uintptr(fd), 0, 0) }
+// closeFrom: 12.2 has close_range(2) already, and from 13 on closefrom(2) is there only where a kernel has COMPAT_FREEBSD12.
+func closeFrom(fd int) error {
+	if _, _, errno := unix.Syscall(unix.SYS_CLOSE_RANGE, uintptr(fd), math.MaxUint32, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
 
 // settleIn makes this process the parent of what is orphaned in the jail.
 func settleIn(jail.Spec) (home, error) {

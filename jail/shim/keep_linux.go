@@ -32,7 +32,7 @@ func openFolder() (folder, error) {
 	return folder{fd: fd}, err
 }
 
-func closeFrom(fd int) { _ = unix.CloseRange(uint(fd), math.MaxUint32, 0) }
+func closeFrom(fd int) error { return unix.CloseRange(uint(fd), math.MaxUint32, 0) }
 
 // settleIn makes this process the init of the cell, out of reach of what will run in it.
 func settleIn(spec jail.Spec) (home, error) {

@@ -41,12 +41,12 @@ func main() {
 	catchSignals()
 	switch {
 	case len(os.Args) == 3 && os.Args[1] == "enter":
-		dropDescriptors(enterReportFD)
+		dropDescriptors(enterReportFD, enterReportFD)
 		os.Exit(enter(os.Args[2]))
 	case len(os.Args) == 3 && os.Args[1] == "forward":
 		os.Exit(forwardHost(os.Args[2]))
 	case len(os.Args) == 2:
-		dropDescriptors(orderFD)
+		dropDescriptors(orderFD, reportFD)
 		os.Exit(keep(os.Args[1]))
 	}
 	os.Stderr.WriteString("run by nomad-driver-jail, one per task; not a command\n")
@@ -54,9 +54,12 @@ func main() {
 }
 
 // dropDescriptors closes what the plugin's ancestors leaked to it, beyond last, and keeps the others from the task. Go's runtime has
-// none open yet.
-func dropDescriptors(last int) {
-	closeFrom(last + 1)
+// none open yet. Without that nothing starts, and report says so.
+func dropDescriptors(last, report int) {
+	if err := closeFrom(last + 1); err != nil {
+		_, _ = unix.Write(report, []byte("close_range: "+err.Error()+"\n"))
+		os.Exit(1)
+	}
 	for fd := reportFD + 1; fd <= last; fd++ {
 		unix.CloseOnExec(fd)
 	}
