@@ -202,6 +202,11 @@ func (b *building) copy(ctx context.Context, sources []string, target string) er
 			return err
 		}
 		defer to.Close()
+		if len(sources) > 1 || strings.HasSuffix(target, "/") {
+			if err := makeFolder(to, target); err != nil {
+				return err
+			}
+		}
 		for _, source := range sources {
 			if err := copyOwned(from, path.Clean(source), to, target); err != nil {
 				return err
@@ -211,12 +216,26 @@ func (b *building) copy(ctx context.Context, sources []string, target string) er
 	})
 }
 
+// inRoot is a path in an image as one below its root.
+func inRoot(name string) string { return path.Clean("./" + strings.TrimLeft(name, "/")) }
+
+// makeFolder makes a copy's target the folder that it is meant to be.
+func makeFolder(root *os.Root, target string) error {
+	switch info, err := root.Stat(inRoot(target)); {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s is a file in the image, and more than a file is to be copied there; name a folder", target)
+	}
+	return root.MkdirAll(inRoot(target), 0o755)
+}
+
 func copyOwned(from *os.Root, source string, to *os.Root, target string) error {
 	info, err := from.Stat(source)
 	if err != nil {
 		return err
 	}
-	target = path.Clean("./" + strings.TrimLeft(target, "/"))
+	target = inRoot(target)
 	into := target
 	if have, err := to.Stat(target); !info.IsDir() && (err == nil && have.IsDir()) {
 		into = path.Join(target, path.Base(source))

@@ -162,3 +162,25 @@ func TestRecipe(t *testing.T) {
 		}
 	})
 }
+
+func TestRecipeCopyIntoFolder(t *testing.T) {
+	h := newHost(t, "tar", Options{})
+	files := map[string]string{"a": "a", "b": "b", "d/c": "c"}
+	img, _, err := cook(t, h, "web:1", "copy a b /new\ncopy a /etc/\ncopy d b /deep/er/\ncopy a /file\ncopy a b /new/", files, BuildOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"new/a": "a", "new/b": "b", "etc/a": "a", "deep/er/c": "c", "deep/er/b": "b", "file": "a"} {
+		if got := string(read(t, filepath.Join(h.root(t, img), file))); got != want {
+			t.Errorf("%s is %q", file, got)
+		}
+	}
+	for recipe, sentence := range map[string]string{
+		"copy a /file\ncopy a b /file": "line 2 of the recipe: copy: /file is a file in the image",
+		"copy a /file\ncopy b /file/":  "line 2 of the recipe: copy: /file/ is a file in the image",
+	} {
+		if _, _, err := cook(t, h, "bad:1", recipe, files, BuildOptions{}); err == nil || !strings.Contains(err.Error(), sentence) {
+			t.Errorf("%q: %v", recipe, err)
+		}
+	}
+}
