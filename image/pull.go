@@ -67,7 +67,7 @@ func (s *Store) bases(ref Reference) []string {
 }
 
 func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) (Image, error) {
-	links, parent, err := s.chain(ctx, c, base, ref)
+	links, parent, err := s.chain(ctx, c, base, ref, s.findParent)
 	if err != nil {
 		return Image{}, err
 	}
@@ -91,9 +91,9 @@ func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Refere
 // maxChain is how many incremental images may stand on each other.
 const maxChain = 32
 
-// chain is the image and those below it that are not in the store, down to one that is, whose ID it returns, or to a whole
+// chain is the image and those below it that find has not in the store, down to one that is, whose ID it returns, or to a whole
 // one. All manifests are judged before any stream is asked for.
-func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference) (links []*link, parent string, err error) {
+func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference, find func(context.Context, Reference) (Image, error)) (links []*link, parent string, err error) {
 	for next := ref; ; {
 		l, err := s.manifest(ctx, c, base, next)
 		if err != nil {
@@ -110,7 +110,7 @@ func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference
 			return nil, "", err
 		}
 		next.Base = ref.Base
-		here, err := s.findParent(ctx, next)
+		here, err := find(ctx, next)
 		if !errors.Is(err, errNotHere) {
 			return links, here.ID, err
 		}
@@ -187,7 +187,7 @@ func (s *Store) accept(m Manifest, ref Reference) error {
 		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", m.Digest, ref.Digest)
 	case m.UncompressedSize > s.options.Limits.Stream:
 		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", m.UncompressedSize, s.options.Limits.Stream)
-	case m.Format != format:
+	case format != "" && m.Format != format:
 		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
 	}
 	return m.checkPlatform(s.options)

@@ -96,7 +96,21 @@ func (a *app) backend() (storage.Backend, error) {
 	case a.directory != "":
 		return storage.NewDirectory(a.directory), nil
 	}
-	return nil, usageError{errors.New("which store? Give --dataset POOL/NAME or --directory DIR, as in the plugin's configuration")}
+	return nil, usageError{errNoStore}
+}
+
+var errNoStore = errors.New("which store? Give --dataset POOL/NAME or --directory DIR, as in the plugin's configuration")
+
+// format is that of the store's streams, "" without a store.
+func (a *app) format() (string, error) {
+	backend, err := a.backend()
+	if errors.Is(err, errNoStore) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return backend.Format(), nil
 }
 
 // open is the store as it is.
@@ -122,13 +136,17 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, options image.Opt
 }
 
 func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.Options) *image.Store {
+	return image.New(backend, a.logged(cmd, options))
+}
+
+func (a *app) logged(cmd *cobra.Command, options image.Options) image.Options {
 	options.LockDir = filepath.Join(a.stateDir, "locks")
 	level := hclog.Warn
 	if a.verbose {
 		level = hclog.Debug
 	}
 	options.Logger = hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level})
-	return image.New(backend, options)
+	return options
 }
 
 // printJSON is for machines.

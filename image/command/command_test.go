@@ -247,7 +247,7 @@ func TestPublish(t *testing.T) {
 	}
 
 	careful := []string{"--ca-file", certFile, "--key", dir + "/key.pub"}
-	out := must(t, with(append([]string{"verify", url + "/web:1"}, careful...)...)...)
+	out := must(t, append([]string{"verify", url + "/web:1"}, careful...)...)
 	if !strings.HasPrefix(out, "Good: "+url+"/web:1, sha256:") {
 		t.Errorf("verify says %q", out)
 	}

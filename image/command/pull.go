@@ -86,18 +86,20 @@ func (a *app) verify() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify URL/NAME:TAG[@sha256:DIGEST]",
 		Short: "Read an image at its registry whole, and judge it as a pull would",
+		Long: `Read an image at its registry whole, and judge it as a pull would: sizes, digest, signature, and what
+the stream unpacks to. Nothing is stored; where no store is given, images for either kind are good.`,
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, options, err := registry.image(args[0])
 			if err != nil {
 				return err
 			}
-			store, err := a.open(cmd.Context(), cmd, options)
+			format, err := a.format()
 			if err != nil {
 				return err
 			}
 			bar := a.newBar(cmd, "Verifying "+ref.Name+":"+ref.Tag)
-			m, err := store.Verify(cmd.Context(), ref, bar.update)
+			m, err := image.Verify(cmd.Context(), ref, format, a.logged(cmd, options), bar.update)
 			bar.end()
 			if err != nil {
 				return err
