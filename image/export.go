@@ -69,7 +69,14 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 			return m, err
 		}
 	}
-	err := create(filepath.Join(dir, img.Reference.fileName(m.suffix())), func(f io.Writer) error {
+	have, err := folder(dir).get(ctx, img.Reference.fileName(".json"))
+	if err == nil {
+		err = checkSameName(have, img.Reference, dir)
+	}
+	if err != nil {
+		return m, err
+	}
+	err = create(filepath.Join(dir, img.Reference.fileName(m.suffix())), func(f io.Writer) error {
 		return s.writeStream(ctx, img, opt, &m, f)
 	})
 	if err != nil {

@@ -276,7 +276,7 @@ func TestPushNames(t *testing.T) {
 	defer server.Close()
 	for path, want := range map[string]int{
 		"/web_1.json": 201, "/web_1.zfs.zst": 201, "/web_1.xz.skein.sig": 201,
-		"/web.json": 403, "/.web_1.json": 403, "/sub/web_1.json": 403, "/..%2fweb_1.json": 403, "/web_1.html": 403, "/web_1.json/": 403,
+		"/web.json": 403, "/.web_1.json": 403, "/sub/web_1.json": 409, "/..%2fweb_1.json": 409, "/web_1.html": 403, "/web_1.json/": 409,
 	} {
 		req, err := http.NewRequest(http.MethodPut, server.URL+path, strings.NewReader("x"))
 		if err != nil {

@@ -88,7 +88,7 @@ servers and image serve --push-token-file take, or into another folder. The mani
 			}
 			bar := a.newBar(cmd, "Pushing "+args[1])
 			opt.Progress = bar.update
-			err = image.Push(cmd.Context(), args[0], ref, to, opt)
+			_, err = image.Push(cmd.Context(), args[0], ref, to, opt)
 			bar.end()
 			if err != nil {
 				return err

@@ -88,7 +88,7 @@ func (a *app) verify() *cobra.Command {
 		Short: "Read an image at its registry whole, and judge it as a pull would",
 		Long: `Read an image at its registry whole, and judge it as a pull would: sizes, digest, signature, and what
 the stream unpacks to. Nothing is stored; where no store is given, images for either kind are good.`,
-		Args:  args(cobra.ExactArgs(1)),
+		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, options, err := registry.image(args[0])
 			if err != nil {
