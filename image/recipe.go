@@ -72,7 +72,10 @@ func ParseRecipe(r io.Reader, dir string) (Recipe, error) {
 }
 
 func parseInstruction(line string) (instruction, error) {
-	word, text, _ := strings.Cut(line, " ")
+	word, text := line, ""
+	if end := strings.IndexAny(line, " \t"); end >= 0 {
+		word, text = line[:end], line[end:]
+	}
 	i := instruction{word: word, text: strings.TrimSpace(text)}
 	takes, ok := arguments[word]
 	if !ok {
