@@ -3,6 +3,8 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 )
@@ -75,4 +77,55 @@ func TestDamagedArchive(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestBaseArchive builds from an archive as FreeBSD's bsdtar writes base.txz: ./ before the names, owners by number and name, file flags as
+// PAX records, hard links, setuid programs, and directories that not everybody may enter.
+func TestBaseArchive(t *testing.T) {
+	flags := map[string]string{"SCHILY.fflags": "schg"}
+	file := func(name string, mode int64, uid, gid int, pax map[string]string) tar.Header {
+		return tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeReg, Name: name, Mode: mode, Uid: uid, Gid: gid, Uname: "root", Gname: "wheel", PAXRecords: pax}
+	}
+	dir := func(name string, mode int64, gid int) tar.Header {
+		return tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeDir, Name: name, Mode: mode, Gid: gid, PAXRecords: map[string]string{"SCHILY.fflags": "uarch"}}
+	}
+	archive := packed(t, dir("./", 0o755, 0), dir("./bin/", 0o755, 0), dir("./var/", 0o755, 0), dir("./var/empty/", 0o555, 0), dir("./var/mail/", 0o1770, 6),
+		file("./bin/rcp", 0o4555, 0, 0, flags), file("./bin/[", 0o555, 0, 0, nil), file("./libexec/ld-elf.so.1", 0o555, 0, 0, flags), file("./var/games", 0o2664, 0, 13, nil),
+		tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeLink, Name: "./bin/test", Linkname: "./bin/["},
+		tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeSymlink, Name: "./sys", Linkname: "usr/src/sys", Mode: 0o755})
+	path := filepath.Join(t.TempDir(), "base.txz")
+	write(t, path, compressed(t, "xz", archive))
+	eachKind(t, func(t *testing.T, kind string) {
+		h := newHost(t, kind, Options{})
+		img, err := h.Build(t.Context(), Reference{Name: "base", Tag: "14"}, path, BuildOptions{OS: "freebsd", OSRelease: "14.3-RELEASE"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img.Manifest.OS != "freebsd" || img.Manifest.OSRelease != "14.3-RELEASE" {
+			t.Errorf("%+v", img.Manifest)
+		}
+		root := h.root(t, img)
+		for name, want := range map[string]string{
+			"bin/rcp": "ur-xr-xr-x 0 0 1", "bin/[": "-r-xr-xr-x 0 0 2", "bin/test": "-r-xr-xr-x 0 0 2", "libexec/ld-elf.so.1": "-r-xr-xr-x 0 0 1",
+			"var/games": "grw-rw-r-- 0 13 1", "var/empty": "dr-xr-xr-x 0 0 2", "var/mail": "dtrwxrwx--- 0 6 2", "sys": "Lrwxrwxrwx 0 0 1",
+		} {
+			info, err := os.Lstat(filepath.Join(root, name))
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			s := stat(info)
+			links := uint64(s.Nlink)
+			if info.IsDir() {
+				links = 2 // file systems count in their own ways
+			}
+			if got := fmt.Sprintf("%v %d %d %d", info.Mode(), s.Uid, s.Gid, links); got != want {
+				t.Errorf("%s is %s, want %s", name, got, want)
+			}
+		}
+		// What the flags would have kept from going goes.
+		if err := h.Remove(t.Context(), img); err != nil {
+			t.Error(err)
+		}
+	})
 }
