@@ -12,6 +12,8 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -249,6 +251,7 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // create writes a file that appears only when it is whole.
 func create(path string, write func(io.Writer) error) (err error) {
+	removeKilled(filepath.Dir(path))
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -267,6 +270,21 @@ func create(path string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// staleAfter is how long nothing is written to a file whose writer is taken for dead.
+const staleAfter = time.Hour
+
+// removeKilled removes what a killed export, or a push into the folder, was writing.
+func removeKilled(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		hidden, ok := strings.CutPrefix(e.Name(), ".")
+		of := strings.TrimSuffix(hidden, filepath.Ext(hidden))
+		if info, err := e.Info(); ok && published.MatchString(of) && err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > staleAfter {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 func createWith(path string, data []byte) error {

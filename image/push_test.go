@@ -234,6 +234,27 @@ func TestSameFileNames(t *testing.T) {
 	}
 }
 
+// TestKilledExport has an export remove what a killed one was writing, and leave what another is writing now and what is none of its own.
+func TestKilledExport(t *testing.T) {
+	dir := t.TempDir()
+	hour := time.Now().Add(-2 * time.Hour)
+	for name, at := range map[string]time.Time{".web_1.tar.zst.123": hour, ".other_2.json.9": hour, ".web_1.json.456": time.Now(), ".htaccess": hour, ".well-known": hour, "web_0.json": hour} {
+		write(t, filepath.Join(dir, name), []byte("x"))
+		if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publishFrom(t, newHost(t, "tar", Options{}), "web:1", makeTree(t, 1000), BuildOptions{}, dir)
+	var names []string
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if got := strings.Join(names, " "); err != nil || got != ".htaccess .web_1.json.456 .well-known web_0.json web_1.json web_1.tar.zst" {
+		t.Errorf("left is %s, %v", got, err)
+	}
+}
+
 // TestPushDifference wants what an image stands on at the target.
 func TestPushDifference(t *testing.T) {
 	dir := t.TempDir()
