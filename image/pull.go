@@ -47,7 +47,10 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 	if err != nil {
 		return Image{}, err
 	}
-	for _, base := range s.bases(ref) {
+	for i, base := range s.bases(ref) {
+		if i > 0 {
+			s.log.Warn("trying the next registry", "image", ref.String(), "at", base, "error", err)
+		}
 		var img Image
 		if img, err = s.pullFrom(ctx, c, base, ref, report); err == nil {
 			img.Reference = ref
@@ -56,7 +59,6 @@ func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) 
 		if ctx.Err() != nil {
 			break
 		}
-		s.log.Warn("image not pulled", "image", ref.String(), "from", base, "error", err)
 	}
 	return Image{}, err
 }

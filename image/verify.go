@@ -29,11 +29,13 @@ func verifyImage(ctx context.Context, ref Reference, s *Store, progress func(Pro
 	if err != nil {
 		return m, err
 	}
-	for _, base := range s.bases(ref) {
+	for i, base := range s.bases(ref) {
+		if i > 0 {
+			s.log.Warn("trying the next registry", "image", ref.String(), "at", base, "error", err)
+		}
 		if m, err = s.verifyAt(ctx, c, base, ref, progress); err == nil || ctx.Err() != nil {
 			return m, err
 		}
-		s.log.Warn("image not good", "image", ref.String(), "at", base, "error", err)
 	}
 	return m, err
 }
