@@ -15,6 +15,7 @@ import (
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/image/command"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
@@ -39,6 +40,11 @@ func runInJail(ctx context.Context, stateDir string, run image.Run) error {
 		err = runCommand(ctx, shim, dir, name, run)
 	}
 	return errors.Join(err, release(), undo())
+}
+
+// imageDefaults have the image commands do as the plugin does that was configured so.
+func imageDefaults(last driver.Config) command.Defaults {
+	return command.Defaults{Dataset: last.Dataset, Directory: last.Directory, Images: last.ImageOptions(), GC: last.ImageGC()}
 }
 
 // furnish gives the root what is no part of the image, and undo takes that away.

@@ -145,3 +145,19 @@ func holdings(t *testing.T, state string) (list []driver.Holding) {
 	}
 	return list
 }
+
+// TestImageDefaults has the image commands do as the plugin.
+func TestImageDefaults(t *testing.T) {
+	config := driver.DefaultConfig()
+	config.Dataset = "tank/jails"
+	config.Images.Keys, config.Images.CAFile, config.Images.AuthFile, config.Images.Proxy = []string{"/key.pub"}, "/ca.pem", "/auth.json", "http://proxy:3128"
+	config.Images.Mirrors, config.Images.Retry = []string{"https://a=https://b"}, "3s"
+	config.Images.GCDelay, config.Images.MaxSize = "1h", "20G"
+	got := imageDefaults(config)
+	r := got.Images.Registry
+	if got.Dataset != "tank/jails" || got.Images.Keys[0] != "/key.pub" || got.Images.Limits.Retry != 3*time.Second || got.Images.LockDir != "" ||
+		r.CAFile != "/ca.pem" || r.AuthFile != "/auth.json" || r.Proxy != "http://proxy:3128" || r.Mirrors["https://a"][0] != "https://b" ||
+		got.GC.Delay != time.Hour || got.GC.MaxSize != 20e9 {
+		t.Errorf("%+v", got)
+	}
+}

@@ -2,11 +2,13 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -38,17 +40,24 @@ type app struct {
 	json                         bool
 	verbose                      bool
 
-	usual struct{ dataset, directory string } // the plugin's store
+	defaults Defaults
+}
+
+// Defaults are what the plugin on this host is configured with. Each holds where the command line does not say otherwise.
+type Defaults struct {
+	Dataset, Directory string
+	// Images are how registries are reached and whom to trust.
+	Images image.Options
+	GC     image.GCOptions
 }
 
 // Runner is an image.Runner that is told the folder of the driver's state.
 type Runner func(ctx context.Context, stateDir string, run image.Run) error
 
-// New is the command "image" with all that is below it. run runs the run instructions of recipes; dataset and directory are
-// the store where a command line names none.
-func New(run Runner, dataset, directory string) *cobra.Command {
-	a := &app{}
-	a.usual.dataset, a.usual.directory = dataset, directory
+// New is the command "image" with all that is below it. run runs the run instructions of recipes.
+func New(run Runner, defaults Defaults) *cobra.Command {
+	defaults.Images.Registry.WayIn = wayIn
+	a := &app{defaults: defaults}
 	root := &cobra.Command{
 		Use:   "image",
 		Short: "Build, publish, pull and clean up images",
@@ -65,6 +74,9 @@ func New(run Runner, dataset, directory string) *cobra.Command {
 	root.AddCommand(a.build(run), a.export(), a.push(), a.sign(), a.pull(), a.verify(), a.list(), a.inspect(), a.rm(), a.gc(), a.serve())
 	return root
 }
+
+// wayIn is said to whom a registry refuses.
+const wayIn = "give credentials with --auth-file FILE; without TLS they are sent only if their key in the file begins with http://"
 
 func defaultStateDir() string {
 	if runtime.GOOS == "freebsd" {
@@ -88,13 +100,15 @@ func (a *app) backend() (storage.Backend, error) {
 	case a.dataset != "" && a.directory != "":
 		return nil, usageError{errors.New("--dataset and --directory exclude each other; give one")}
 	case a.dataset == "" && a.directory == "":
-		a.dataset, a.directory = a.usual.dataset, a.usual.directory
+		a.dataset, a.directory = a.defaults.Dataset, a.defaults.Directory
 	}
 	switch {
 	case a.dataset != "":
 		return storage.NewZFS(storage.Dataset(a.dataset), filepath.Join(a.stateDir, "mounts")), nil
 	case a.directory != "":
-		return storage.NewDirectory(a.directory), nil
+		var err error
+		a.directory, err = filepath.Abs(a.directory)
+		return storage.NewDirectory(a.directory), err
 	}
 	return nil, usageError{errNoStore}
 }
@@ -119,7 +133,13 @@ func (a *app) open(ctx context.Context, cmd *cobra.Command, options image.Option
 	if err != nil {
 		return nil, err
 	}
-	return a.store(backend, cmd, options), backend.Check(ctx)
+	if err := backend.Check(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := backend.Temporary(ctx); errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrNotFound) {
+		return nil, fmt.Errorf("there is no store in %s; the first pull or build makes it, and the plugin's start", cmp.Or(a.dataset, a.directory))
+	}
+	return a.store(backend, cmd, options), nil
 }
 
 // prepare is the store, made where there is none, without the leftovers of the killed.
