@@ -301,19 +301,30 @@ func (c *collection) get(ctx context.Context, name string) (data []byte, err err
 
 // put makes the collection where it is missing.
 func (c *collection) put(ctx context.Context, name string, u *upload) error {
-	missing := false
 	return c.patiently(ctx, func() (int64, error) {
 		err := c.send(ctx, http.MethodPut, c.url(name), u)
-		var status *statusError
-		if errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusConflict) && !missing {
-			missing = true
-			if made := c.mkcol(ctx, c.base); made != nil {
-				return 0, &refusal{fmt.Errorf("the registry has no folder for %s (%s), and makes none: %w; make it there", status.url, status.status, made)}
+		if lacksFolder(err) == nil {
+			return u.end(), err
+		}
+		made := c.mkcol(ctx, c.base)
+		err = c.send(ctx, http.MethodPut, c.url(name), u)
+		if answer := lacksFolder(err); answer != nil {
+			err = &refusal{fmt.Errorf("the registry has no folder for %s (%s); make it there, or push elsewhere", answer.url, answer.status)}
+			if made != nil {
+				err = &refusal{fmt.Errorf("%w; it does not make one: %w", err, made)}
 			}
-			err = c.send(ctx, http.MethodPut, c.url(name), u)
 		}
 		return u.end(), err
 	})
+}
+
+// lacksFolder is the answer to a PUT into a collection that is not there: 409, of some servers 404.
+func lacksFolder(err error) *statusError {
+	var status *statusError
+	if errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusConflict) {
+		return status
+	}
+	return nil
 }
 
 func (c *collection) remove(ctx context.Context, name string) error {
@@ -324,7 +335,10 @@ func (c *collection) remove(ctx context.Context, name string) error {
 func (c *collection) mkcol(ctx context.Context, base string) error {
 	err := c.send(ctx, "MKCOL", base+"/", nil)
 	var status *statusError
-	if !errors.As(err, &status) || status.code != http.StatusConflict {
+	switch {
+	case errors.As(err, &status) && status.code == http.StatusMethodNotAllowed: // it is there: somebody was faster
+		return nil
+	case status == nil || status.code != http.StatusConflict:
 		return err
 	}
 	u, parseErr := url.Parse(base)
@@ -384,7 +398,7 @@ func (c *collection) send(ctx context.Context, method, where string, u *upload) 
 // said is an answer's status with what a server says of it in plain text, if that is short.
 func said(resp *http.Response) string {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 200))
-	if line := oneLine(string(text)); err == nil && line != "" && len(text) < 200 && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
+	if line := oneLine(string(text)); err == nil && !strings.HasSuffix(resp.Status, line) && len(text) < 200 && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
 		return resp.Status + ": " + line
 	}
 	return ""

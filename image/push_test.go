@@ -144,6 +144,29 @@ func TestPushWebDAV(t *testing.T) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	})
+	t.Run("somebody else makes the collection", func(t *testing.T) {
+		d.bad = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == "MKCOL" {
+				os.MkdirAll(filepath.Join(d.dir, r.URL.Path), 0o755)
+			}
+			return false
+		}
+		if _, err := Push(t.Context(), dir, web1, d.url+"/theirs", opt); err != nil || d.count("MKCOL /theirs/") != 1 {
+			t.Error(err)
+		}
+	})
+	t.Run("no collections", func(t *testing.T) {
+		d.bad = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == "MKCOL" {
+				w.WriteHeader(http.StatusForbidden)
+			}
+			return r.Method == "MKCOL"
+		}
+		_, err := Push(t.Context(), dir, web1, d.url+"/not", opt)
+		if want := "image web:1: the registry has no folder for " + d.url + "/not/web_1.tar.zst (409 Conflict); make it there, or push elsewhere; it does not make one: "; err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	})
 	t.Run("no uploads", func(t *testing.T) {
 		_, err := Push(t.Context(), dir, web1, newRegistry(t, t.TempDir()).url, opt)
 		if err == nil || !strings.Contains(err.Error(), "the registry takes no uploads (405 Method Not Allowed)") {

@@ -84,7 +84,7 @@ func TestProgress(t *testing.T) {
 	defer plain.Close()
 	pull(plain)
 	data, err := os.ReadFile(plain.Name())
-	if err != nil || strings.Count(string(data), "\n") != 1 || strings.Count(string(data), "Pulling web:1: ") != 1 || strings.ContainsAny(string(data), "\r%█") {
+	if err != nil || !bytes.HasPrefix(data, []byte("Pulling web:1: ")) || bytes.ContainsAny(data, "\r%█") {
 		t.Errorf("a file has %q, %v", data, err)
 	}
 }
@@ -93,7 +93,7 @@ func TestProgress(t *testing.T) {
 func TestPushProgress(t *testing.T) {
 	dir := exported(t)
 	_, problems, err := run(t, "push", dir, "web:1", t.TempDir())
-	if err != nil || strings.Count(problems, "\n") != 1 || strings.Contains(problems, "0.0 MiB of 0.0 MiB") && !strings.Contains(problems, "Pushing web:1: ") {
+	if err != nil || strings.Count(problems, "\n") != 1 || !strings.HasPrefix(problems, "Pushing web:1: ") {
 		t.Errorf("%v, says %q", err, problems)
 	}
 	began := time.Now().Add(-10 * time.Second)
