@@ -167,7 +167,9 @@ func TestIncrementalRefusals(t *testing.T) {
 // TestParentPulled publishes the difference from an image that this host did not build: whoever pulled that has the same snapshot, though
 // its stream has another digest.
 func TestParentPulled(t *testing.T) {
-	upstream, m := publish(t, "zfs", "base:1", makeTree(t, 1<<20), BuildOptions{})
+	upstream, maker := t.TempDir(), newHost(t, "zfs", Options{})
+	m := publishFrom(t, maker, "base:1", makeTree(t, 1<<20), BuildOptions{}, upstream)
+	maker.vanish(t)
 	builder := newHost(t, "zfs", Options{})
 	base, err := builder.Ensure(t.Context(), newRegistry(t, upstream).ref(t, "base:1"), EnsureOptions{})
 	if err != nil {
