@@ -42,9 +42,10 @@ func runInJail(ctx context.Context, stateDir string, run image.Run) error {
 	return errors.Join(err, release(), undo())
 }
 
-// imageDefaults have the image commands do as the plugin does that was configured so.
-func imageDefaults(last driver.Config) command.Defaults {
-	return command.Defaults{Dataset: last.Dataset, Directory: last.Directory, Images: last.ImageOptions(), GC: last.ImageGC()}
+// imageDefaults is a command.Plugin.
+func imageDefaults(stateDir string) (command.Defaults, error) {
+	last, err := driver.LastConfig(stateDir)
+	return command.Defaults{Dataset: last.Dataset, Directory: last.Directory, Images: last.ImageOptions(), GC: last.ImageGC()}, err
 }
 
 // furnish gives the root what is no part of the image, and undo takes that away.

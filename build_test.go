@@ -153,7 +153,18 @@ func TestImageDefaults(t *testing.T) {
 	config.Images.Keys, config.Images.CAFile, config.Images.AuthFile, config.Images.Proxy = []string{"/key.pub"}, "/ca.pem", "/auth.json", "http://proxy:3128"
 	config.Images.Mirrors, config.Images.Retry = []string{"https://a=https://b"}, "3s"
 	config.Images.GCDelay, config.Images.MaxSize = "1h", "20G"
-	got := imageDefaults(config)
+	config.StateDir = t.TempDir()
+	data, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(config.StateDir, "config.json"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := imageDefaults(config.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := got.Images.Registry
 	if got.Dataset != "tank/jails" || got.Images.Keys[0] != "/key.pub" || got.Images.Limits.Retry != 3*time.Second || got.Images.LockDir != "" ||
 		r.CAFile != "/ca.pem" || r.AuthFile != "/auth.json" || r.Proxy != "http://proxy:3128" || r.Mirrors["https://a"][0] != "https://b" ||

@@ -52,9 +52,7 @@ commands below to build and serve images and to ask a host what runs on it.`,
 	}
 	root.Flags().StringVar(&driverName, "driver-name", driver.DefaultName,
 		`the name under which the driver registers with Nomad, such as "pot"`)
-	// A configuration that cannot be read is the other commands' to complain about; images can be named a store.
-	last, _ := driver.LastConfig(driver.DefaultConfig().StateDir)
-	root.AddCommand(command.New(runInJail, imageDefaults(last)), psCommand(), gcCommand(), doctorCommand())
+	root.AddCommand(command.New(runInJail, imageDefaults), psCommand(), gcCommand(), doctorCommand())
 	return root
 }
 

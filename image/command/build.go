@@ -88,7 +88,11 @@ What an instruction made is found again as long as it and all before it stay the
 			if err := opt.Check(); err != nil {
 				return usageError{err}
 			}
-			store, err := a.prepare(cmd.Context(), cmd, a.defaults.Images)
+			usual, err := a.defaults(cmd)
+			if err != nil {
+				return err
+			}
+			store, err := a.prepare(cmd.Context(), cmd, usual)
 			if err != nil {
 				return err
 			}

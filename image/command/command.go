@@ -40,8 +40,11 @@ type app struct {
 	json                         bool
 	verbose                      bool
 
-	defaults Defaults
+	plugin Plugin
 }
+
+// Plugin is what the plugin is configured with whose state is in that folder.
+type Plugin func(stateDir string) (Defaults, error)
 
 // Defaults are what the plugin on this host is configured with. Each holds where the command line does not say otherwise.
 type Defaults struct {
@@ -55,9 +58,8 @@ type Defaults struct {
 type Runner func(ctx context.Context, stateDir string, run image.Run) error
 
 // New is the command "image" with all that is below it. run runs the run instructions of recipes.
-func New(run Runner, defaults Defaults) *cobra.Command {
-	defaults.Images.Registry.WayIn = wayIn
-	a := &app{defaults: defaults}
+func New(run Runner, plugin Plugin) *cobra.Command {
+	a := &app{plugin: plugin}
 	root := &cobra.Command{
 		Use:   "image",
 		Short: "Build, publish, pull and clean up images",
@@ -95,12 +97,23 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-func (a *app) backend() (storage.Backend, error) {
+// defaults are the plugin's. Who may not read them goes without.
+func (a *app) defaults(cmd *cobra.Command) (Defaults, error) {
+	d, err := a.plugin(a.stateDir)
+	if errors.Is(err, fs.ErrPermission) {
+		a.logger(cmd).Warn("the plugin's configuration is left aside, its keys and mirrors among it", "error", err)
+		d, err = Defaults{}, nil
+	}
+	d.Images.Registry.WayIn = wayIn
+	return d, err
+}
+
+func (a *app) backend(usual Defaults) (storage.Backend, error) {
 	switch {
 	case a.dataset != "" && a.directory != "":
 		return nil, usageError{errors.New("--dataset and --directory exclude each other; give one")}
 	case a.dataset == "" && a.directory == "":
-		a.dataset, a.directory = a.defaults.Dataset, a.defaults.Directory
+		a.dataset, a.directory = usual.Dataset, usual.Directory
 	}
 	switch {
 	case a.dataset != "":
@@ -116,8 +129,8 @@ func (a *app) backend() (storage.Backend, error) {
 var errNoStore = errors.New("which store? Give --dataset POOL/NAME or --directory DIR, as in the plugin's configuration")
 
 // format is that of the store's streams, "" without a store.
-func (a *app) format() (string, error) {
-	backend, err := a.backend()
+func (a *app) format(usual Defaults) (string, error) {
+	backend, err := a.backend(usual)
 	if errors.Is(err, errNoStore) {
 		return "", nil
 	}
@@ -128,8 +141,12 @@ func (a *app) format() (string, error) {
 }
 
 // open is the store as it is.
-func (a *app) open(ctx context.Context, cmd *cobra.Command, options image.Options) (*image.Store, error) {
-	backend, err := a.backend()
+func (a *app) open(ctx context.Context, cmd *cobra.Command) (*image.Store, error) {
+	usual, err := a.defaults(cmd)
+	if err != nil && a.dataset == "" && a.directory == "" { // one that is named needs no more
+		return nil, err
+	}
+	backend, err := a.backend(usual)
 	if err != nil {
 		return nil, err
 	}
@@ -139,19 +156,19 @@ func (a *app) open(ctx context.Context, cmd *cobra.Command, options image.Option
 	if _, err := backend.Temporary(ctx); errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrNotFound) {
 		return nil, fmt.Errorf("there is no store in %s; the first pull or build makes it, and the plugin's start", cmp.Or(a.dataset, a.directory))
 	}
-	return a.store(backend, cmd, options), nil
+	return a.store(backend, cmd, usual.Images), nil
 }
 
 // prepare is the store, made where there is none, without the leftovers of the killed.
-func (a *app) prepare(ctx context.Context, cmd *cobra.Command, options image.Options) (*image.Store, error) {
-	backend, err := a.backend()
+func (a *app) prepare(ctx context.Context, cmd *cobra.Command, usual Defaults) (*image.Store, error) {
+	backend, err := a.backend(usual)
 	if err != nil {
 		return nil, err
 	}
 	if err := backend.Prepare(ctx); err != nil {
 		return nil, err
 	}
-	store := a.store(backend, cmd, options)
+	store := a.store(backend, cmd, usual.Images)
 	return store, store.Sweep(ctx)
 }
 
@@ -161,12 +178,16 @@ func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.O
 
 func (a *app) logged(cmd *cobra.Command, options image.Options) image.Options {
 	options.LockDir = filepath.Join(a.stateDir, "locks")
+	options.Logger = a.logger(cmd)
+	return options
+}
+
+func (a *app) logger(cmd *cobra.Command) hclog.Logger {
 	level := hclog.Warn
 	if a.verbose {
 		level = hclog.Debug
 	}
-	options.Logger = hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level})
-	return options
+	return hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level})
 }
 
 // printJSON is for machines.

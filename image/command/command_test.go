@@ -44,7 +44,7 @@ func execute(ctx context.Context, out, problems io.Writer, args ...string) error
 
 func executeWith(ctx context.Context, defaults Defaults, out, problems io.Writer, args ...string) error {
 	root := &cobra.Command{Use: "nomad-driver-jail", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(New(nil, defaults))
+	root.AddCommand(New(nil, func(string) (Defaults, error) { return defaults, nil }))
 	root.SetOut(out)
 	root.SetErr(problems)
 	root.SetArgs(append([]string{"image"}, args...))

@@ -69,7 +69,7 @@ func (a *app) printExported(cmd *cobra.Command, m image.Manifest, dir string) er
 }
 
 func (a *app) push() *cobra.Command {
-	opt := image.PushOptions{Registry: a.defaults.Images.Registry}
+	var opt image.PushOptions
 	cmd := &cobra.Command{
 		Use:   "push FOLDER NAME:TAG URL|FOLDER",
 		Short: "Bring an exported image to a registry",
@@ -92,6 +92,12 @@ key begins with http://.`,
 					return err
 				}
 			}
+			usual, err := a.defaults(cmd)
+			if err != nil {
+				return err
+			}
+			opt.Registry = client(cmd, opt.Registry, usual.Images.Registry)
+			opt.Retry = cmp.Or(opt.Retry, usual.Images.Limits.Retry)
 			bar := a.newBar(cmd, "Pushing "+args[1])
 			opt.Progress = bar.update
 			m, err := image.Push(cmd.Context(), args[0], ref, to, opt)
@@ -108,8 +114,7 @@ key begins with http://.`,
 		},
 	}
 	flags := cmd.Flags()
-	addClientFlags(flags, &opt.Registry)
-	flags.DurationVar(&opt.Retry, "retry", cmp.Or(a.defaults.Images.Limits.Retry, usualRetry), retryHelp)
+	addClientFlags(flags, &opt.Registry, &opt.Retry)
 	return cmd
 }
 

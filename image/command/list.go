@@ -1,7 +1,6 @@
 package command
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -81,7 +80,7 @@ func (a *app) list() *cobra.Command {
 		Short:   "List the images in the store",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			store, err := a.open(cmd.Context(), cmd, a.defaults.Images)
+			store, err := a.open(cmd.Context(), cmd)
 			if err != nil {
 				return err
 			}
@@ -154,7 +153,7 @@ func (a *app) rm() *cobra.Command {
 		Long:  "Take a name off its image, and remove the image with its last name. One that tasks use stays.\nOne that cannot be removed does not keep the others.",
 		Args:  args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.open(cmd.Context(), cmd, a.defaults.Images)
+			store, err := a.open(cmd.Context(), cmd)
 			if err != nil {
 				return err
 			}
@@ -196,7 +195,7 @@ func sentence(err error) string {
 }
 
 func (a *app) find(cmd *cobra.Command, what string) (*image.Store, image.Image, error) {
-	store, err := a.open(cmd.Context(), cmd, a.defaults.Images)
+	store, err := a.open(cmd.Context(), cmd)
 	if err != nil {
 		return nil, image.Image{}, err
 	}
@@ -205,7 +204,7 @@ func (a *app) find(cmd *cobra.Command, what string) (*image.Store, image.Image, 
 }
 
 func (a *app) gc() *cobra.Command {
-	opt := a.defaults.GC
+	var opt image.GCOptions
 	var maxSize string
 	cmd := &cobra.Command{
 		Use:   "gc",
@@ -221,13 +220,20 @@ may be about to start from it.
 			if opt.Delay < 0 {
 				return usageError{fmt.Errorf("--delay %v is negative; 0s removes what has not been used just now", opt.Delay)}
 			}
+			usual, err := a.defaults(cmd)
+			if err != nil {
+				return err
+			}
+			if !cmd.Flags().Changed("delay") && usual.GC.Delay > 0 {
+				opt.Delay = usual.GC.Delay
+			}
+			opt.MaxSize = usual.GC.MaxSize
 			if cmd.Flags().Changed("max-size") {
-				var err error
 				if opt.MaxSize, err = parseSize(maxSize); err != nil {
 					return err
 				}
 			}
-			store, err := a.open(cmd.Context(), cmd, a.defaults.Images)
+			store, err := a.open(cmd.Context(), cmd)
 			if err != nil {
 				return err
 			}
@@ -239,8 +245,8 @@ may be about to start from it.
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&opt.Delay, "delay", cmp.Or(opt.Delay, 72*time.Hour), "how long an image stays after its last use")
-	flags.StringVar(&maxSize, "max-size", usualSize(opt.MaxSize), "how much all images may hold, such as 50GiB; \"\" for as much as there is")
+	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use")
+	flags.StringVar(&maxSize, "max-size", "", "how much all images may hold, such as 50GiB; \"\" for as much as there is")
 	flags.BoolVar(&opt.DryRun, "dry-run", false, "say what would go, and remove nothing")
 	return cmd
 }
@@ -273,12 +279,4 @@ func parseSize(s string) (uint64, error) {
 		return 0, usageError{fmt.Errorf("%q is no size; write it as in 50GiB: %w", s, err)}
 	}
 	return n, nil
-}
-
-// usualSize is what the help tells of the plugin's.
-func usualSize(n uint64) string {
-	if n == 0 {
-		return ""
-	}
-	return humanize.IBytes(n)
 }

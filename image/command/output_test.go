@@ -3,8 +3,10 @@ package command
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"github.com/spf13/cobra"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
@@ -207,11 +210,53 @@ func TestPluginDefaults(t *testing.T) {
 	if err := with("push", dir, "web:1", "http://127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), other+"/none") {
 		t.Errorf("push without the plugin's auth_file: %v", err)
 	}
-	plugin.GC = image.GCOptions{Delay: 7 * time.Hour, MaxSize: 3 << 30}
-	var help bytes.Buffer
-	if err := executeWith(t.Context(), plugin, &help, io.Discard, "gc", "--help"); err != nil || !strings.Contains(help.String(), "(default 7h0m0s)") || !strings.Contains(help.String(), `(default "3.0 GiB")`) ||
-		!strings.Contains(help.String(), "five minutes") {
-		t.Errorf("gc's help: %v, %s", err, help.String())
+	// The time of the image's use is set back by two hours.
+	locks := t.TempDir()
+	store := []string{"--state-dir", locks, "--directory", t.TempDir(), "--json"}
+	must(t, append([]string{"pull", "file://" + dir + "/web:1"}, store...)...)
+	used, err := filepath.Glob(locks + "/locks/used/*")
+	if err != nil || len(used) != 1 {
+		t.Fatal(used, err)
+	}
+	long := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(used[0], long, long); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		gc   image.GCOptions
+		args []string
+		goes bool
+	}{
+		{image.GCOptions{}, nil, false}, {image.GCOptions{Delay: time.Hour}, nil, true}, {image.GCOptions{MaxSize: 1}, nil, true},
+		{image.GCOptions{Delay: time.Hour}, []string{"--delay", "3h"}, false}, {image.GCOptions{MaxSize: 1}, []string{"--max-size", "1GiB"}, false},
+	} {
+		var out bytes.Buffer
+		args := append(append([]string{"gc", "--dry-run"}, c.args...), store...)
+		if err := executeWith(t.Context(), Defaults{GC: c.gc}, &out, io.Discard, args...); err != nil || (strings.TrimSpace(out.String()) != "[]") != c.goes {
+			t.Errorf("%+v with %v: %v, %s", c.gc, c.args, err, out.String())
+		}
+	}
+}
+
+// TestUnreadablePlugin: who may not read the plugin's configuration goes without, a damaged one is nobody's.
+func TestUnreadablePlugin(t *testing.T) {
+	dir := exported(t)
+	for cause, refused := range map[error]bool{fs.ErrPermission: false, errors.New("config.json is damaged"): true} {
+		plugin := func(string) (Defaults, error) { return Defaults{}, cause }
+		root := &cobra.Command{Use: "nomad-driver-jail", SilenceErrors: true, SilenceUsage: true}
+		root.AddCommand(New(nil, plugin))
+		var problems bytes.Buffer
+		root.SetOut(io.Discard)
+		root.SetErr(&problems)
+		root.SetArgs([]string{"image", "verify", "file://" + dir + "/web:1"})
+		err := root.ExecuteContext(t.Context())
+		if refused != errors.Is(err, cause) || !refused && (err != nil || !strings.Contains(problems.String(), "the plugin's configuration is left aside")) {
+			t.Errorf("%v: %v, says %q", cause, err, problems.String())
+		}
+		root.SetArgs([]string{"image", "list", "--directory", dir + "/none"})
+		if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "there is no store in "+dir+"/none") {
+			t.Errorf("%v: a store that is named: %v", cause, err)
+		}
 	}
 }
 

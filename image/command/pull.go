@@ -19,65 +19,86 @@ type registryFlags struct {
 	mirrors []string
 }
 
-func (a *app) registryFlags(cmd *cobra.Command) *registryFlags {
-	r := &registryFlags{options: a.defaults.Images}
+func (r *registryFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	registry := &r.options.Registry
-	addClientFlags(flags, registry)
+	addClientFlags(flags, &r.options.Registry, &r.options.Limits.Retry)
 	flags.StringArrayVar(&r.mirrors, "mirror", nil, "URL=MIRROR, another URL to try before a registry's, instead of the plugin's for that; may be repeated")
-	flags.StringArrayVar(&r.options.Keys, "key", r.options.Keys, "public key of signify or minisign that images must be signed with, a file or its base64 line; may be repeated")
+	flags.StringArrayVar(&r.options.Keys, "key", nil, "public key of signify or minisign that images must be signed with, a file or its base64 line, instead of the plugin's; may be repeated")
 	flags.StringVar(&r.options.OS, "os", "", "system that the image must be for; this host's unless given")
 	flags.StringVar(&r.options.Arch, "arch", "", "architecture that the image must be for; this host's unless given")
-	flags.DurationVar(&r.options.Limits.Retry, "retry", cmp.Or(r.options.Limits.Retry, usualRetry), retryHelp)
-	return r
 }
 
 // addClientFlags are how a registry is asked, by whatever asks one.
-func addClientFlags(flags *pflag.FlagSet, registry *image.RegistryOptions) {
-	flags.StringVar(&registry.CAFile, "ca-file", registry.CAFile, "PEM file of certificate authorities to trust beside the system's")
-	flags.StringVar(&registry.Proxy, "proxy", registry.Proxy, "HTTP proxy's URL; HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold unless given")
-	flags.StringVar(&registry.AuthFile, "auth-file", registry.AuthFile, "file of credentials, as podman login writes it")
+func addClientFlags(flags *pflag.FlagSet, registry *image.RegistryOptions, retry *time.Duration) {
+	flags.StringVar(&registry.CAFile, "ca-file", "", "PEM file of certificate authorities to trust beside the system's; the plugin's unless given")
+	flags.StringVar(&registry.Proxy, "proxy", "", "HTTP proxy's URL; the plugin's, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold unless given")
+	flags.StringVar(&registry.AuthFile, "auth-file", "", "file of credentials, as podman login writes it; the plugin's unless given")
+	flags.DurationVar(retry, "retry", 0, "how long the registry may fail before giving up; the plugin's, or 10s unless given")
 }
 
-const (
-	usualRetry = 10 * time.Second
-	retryHelp  = "how long the registry may fail before giving up"
-)
-
-func (r *registryFlags) store() (image.Options, error) {
-	if err := image.CheckPlatform(r.options.OS, r.options.Arch); err != nil {
-		return image.Options{}, usageError{err}
+// client has the flags that are given go before what the plugin is configured with.
+func client(cmd *cobra.Command, given, usual image.RegistryOptions) image.RegistryOptions {
+	for name, values := range map[string]struct{ from, to *string }{
+		"ca-file": {&given.CAFile, &usual.CAFile}, "proxy": {&given.Proxy, &usual.Proxy}, "auth-file": {&given.AuthFile, &usual.AuthFile},
+	} {
+		if cmd.Flags().Changed(name) {
+			*values.to = *values.from
+		}
 	}
-	given := map[string][]string{}
-	for _, m := range r.mirrors {
+	return usual
+}
+
+// over is the plugin's configuration with what the flags say instead.
+func (r *registryFlags) over(cmd *cobra.Command, usual Defaults) (Defaults, error) {
+	given := r.options
+	if err := image.CheckPlatform(given.OS, given.Arch); err != nil {
+		return usual, usageError{err}
+	}
+	o := usual.Images
+	o.OS, o.Arch, o.Limits.Retry = given.OS, given.Arch, cmp.Or(given.Limits.Retry, o.Limits.Retry)
+	if cmd.Flags().Changed("key") {
+		o.Keys = given.Keys
+	}
+	o.Registry = client(cmd, given.Registry, o.Registry)
+	mirrors, err := parseMirrors(r.mirrors)
+	o.Registry.Mirrors = maps.Clone(o.Registry.Mirrors)
+	if o.Registry.Mirrors == nil {
+		o.Registry.Mirrors = map[string][]string{}
+	}
+	maps.Copy(o.Registry.Mirrors, mirrors)
+	usual.Images = o
+	return usual, err
+}
+
+func parseMirrors(list []string) (map[string][]string, error) {
+	mirrors := map[string][]string{}
+	for _, m := range list {
 		base, mirror, ok := strings.Cut(m, "=")
 		if !ok {
-			return image.Options{}, usageError{fmt.Errorf("--mirror %q has no =; write URL=MIRROR", m)}
+			return nil, usageError{fmt.Errorf("--mirror %q has no =; write URL=MIRROR", m)}
 		}
 		base = strings.TrimRight(base, "/")
-		given[base] = append(given[base], strings.TrimRight(mirror, "/"))
+		mirrors[base] = append(mirrors[base], strings.TrimRight(mirror, "/"))
 	}
-	r.options.Registry.Mirrors = maps.Clone(r.options.Registry.Mirrors)
-	if r.options.Registry.Mirrors == nil {
-		r.options.Registry.Mirrors = given
-	}
-	maps.Copy(r.options.Registry.Mirrors, given)
-	return r.options, nil
+	return mirrors, nil
 }
 
-// image is the one that the command is about, and how its registry is asked.
-func (r *registryFlags) image(reference string) (image.Reference, image.Options, error) {
+// about is the image that the command is about, and how its registry is asked.
+func (a *app) about(cmd *cobra.Command, r *registryFlags, reference string) (image.Reference, Defaults, error) {
 	ref, err := image.ParseReference(reference)
 	if err != nil {
-		return image.Reference{}, image.Options{}, usageError{err}
+		return image.Reference{}, Defaults{}, usageError{err}
 	}
-	options, err := r.store()
-	return ref, options, err
+	usual, err := a.defaults(cmd)
+	if err == nil {
+		usual, err = r.over(cmd, usual)
+	}
+	return ref, usual, err
 }
 
 func (a *app) pull() *cobra.Command {
 	var force bool
-	var registry *registryFlags
+	var registry registryFlags
 	cmd := &cobra.Command{
 		Use:   "pull URL/NAME:TAG[@sha256:DIGEST]",
 		Short: "Bring an image from a registry into the store",
@@ -85,11 +106,11 @@ func (a *app) pull() *cobra.Command {
 need, is what the plugin on this host was configured with last, unless flags say otherwise.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, options, err := registry.image(args[0])
+			ref, usual, err := a.about(cmd, &registry, args[0])
 			if err != nil {
 				return err
 			}
-			store, err := a.prepare(cmd.Context(), cmd, options)
+			store, err := a.prepare(cmd.Context(), cmd, usual)
 			if err != nil {
 				return err
 			}
@@ -102,13 +123,13 @@ need, is what the plugin on this host was configured with last, unless flags say
 			return a.printImage(cmd, store, "Here", img)
 		},
 	}
-	registry = a.registryFlags(cmd)
+	registry.add(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "ask the registry whether the tag has moved, also if the image is here")
 	return cmd
 }
 
 func (a *app) verify() *cobra.Command {
-	var registry *registryFlags
+	var registry registryFlags
 	cmd := &cobra.Command{
 		Use:   "verify URL/NAME:TAG[@sha256:DIGEST]",
 		Short: "Read an image at its registry whole, and judge it as a pull would",
@@ -116,16 +137,16 @@ func (a *app) verify() *cobra.Command {
 the stream unpacks to. Nothing is stored; where no store is given, images for either kind are good.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, options, err := registry.image(args[0])
+			ref, usual, err := a.about(cmd, &registry, args[0])
 			if err != nil {
 				return err
 			}
-			format, err := a.format()
+			format, err := a.format(usual)
 			if err != nil {
 				return err
 			}
 			bar := a.newBar(cmd, "Verifying "+ref.Name+":"+ref.Tag)
-			m, err := image.Verify(cmd.Context(), ref, format, a.logged(cmd, options), bar.update)
+			m, err := image.Verify(cmd.Context(), ref, format, a.logged(cmd, usual.Images), bar.update)
 			bar.end()
 			if err != nil {
 				return err
@@ -137,6 +158,6 @@ the stream unpacks to. Nothing is stored; where no store is given, images for ei
 			return err
 		},
 	}
-	registry = a.registryFlags(cmd)
+	registry.add(cmd)
 	return cmd
 }
