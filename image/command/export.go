@@ -113,8 +113,7 @@ key begins with http://.`,
 			return err
 		},
 	}
-	flags := cmd.Flags()
-	addClientFlags(flags, &opt.Registry, &opt.Retry)
+	addClientFlags(cmd, &opt.Registry, &opt.Retry)
 	return cmd
 }
 

@@ -245,7 +245,7 @@ may be about to start from it.
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use")
+	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use, at least five minutes")
 	flags.StringVar(&maxSize, "max-size", "", "how much all images may hold, such as 50GiB; \"\" for as much as there is")
 	flags.BoolVar(&opt.DryRun, "dry-run", false, "say what would go, and remove nothing")
 	return cmd

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 )
@@ -21,7 +20,7 @@ type registryFlags struct {
 
 func (r *registryFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	addClientFlags(flags, &r.options.Registry, &r.options.Limits.Retry)
+	addClientFlags(cmd, &r.options.Registry, &r.options.Limits.Retry)
 	flags.StringArrayVar(&r.mirrors, "mirror", nil, "URL=MIRROR, another URL to try before a registry's, instead of the plugin's for that; may be repeated")
 	flags.StringArrayVar(&r.options.Keys, "key", nil, "public key of signify or minisign that images must be signed with, a file or its base64 line, instead of the plugin's; may be repeated")
 	flags.StringVar(&r.options.OS, "os", "", "system that the image must be for; this host's unless given")
@@ -29,7 +28,8 @@ func (r *registryFlags) add(cmd *cobra.Command) {
 }
 
 // addClientFlags are how a registry is asked, by whatever asks one.
-func addClientFlags(flags *pflag.FlagSet, registry *image.RegistryOptions, retry *time.Duration) {
+func addClientFlags(cmd *cobra.Command, registry *image.RegistryOptions, retry *time.Duration) {
+	flags := cmd.Flags()
 	flags.StringVar(&registry.CAFile, "ca-file", "", "PEM file of certificate authorities to trust beside the system's; the plugin's unless given")
 	flags.StringVar(&registry.Proxy, "proxy", "", "HTTP proxy's URL; the plugin's, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold unless given")
 	flags.StringVar(&registry.AuthFile, "auth-file", "", "file of credentials, as podman login writes it; the plugin's unless given")
