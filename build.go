@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/driver"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
+	"github.com/nomad-driver-jail/nomad-driver-jail/image/command"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
@@ -39,6 +41,15 @@ func runInJail(ctx context.Context, stateDir string, run image.Run) error {
 		err = runCommand(ctx, shim, dir, name, run)
 	}
 	return errors.Join(err, release(), undo())
+}
+
+// imageDefaults is a command.Plugin.
+func imageDefaults(config, stateDir string) (command.Defaults, error) {
+	c, err := driver.FindConfig(config, stateDir, driver.AgentConfig)
+	if err != nil {
+		c.StateDir = cmp.Or(stateDir, driver.DefaultConfig().StateDir)
+	}
+	return command.Defaults{Dataset: c.Dataset, Directory: c.Directory, StateDir: c.StateDir, Images: c.ImageOptions(), GC: c.ImageGC()}, err
 }
 
 // furnish gives the root what is no part of the image, and undo takes that away.

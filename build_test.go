@@ -151,3 +151,30 @@ func holdings(t *testing.T, state string) (list []driver.Holding) {
 	}
 	return list
 }
+
+// TestImageDefaults has the image commands do as the plugin.
+func TestImageDefaults(t *testing.T) {
+	config := driver.DefaultConfig()
+	config.Dataset = "tank/jails"
+	config.Images.Keys, config.Images.CAFile, config.Images.AuthFile, config.Images.Proxy = []string{"/key.pub"}, "/ca.pem", "/auth.json", "http://proxy:3128"
+	config.Images.Mirrors, config.Images.Retry = []string{"https://a=https://b"}, "3s"
+	config.Images.GCDelay, config.Images.MaxSize = "1h", "20G"
+	config.StateDir = t.TempDir()
+	data, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(config.StateDir, "config.json"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := imageDefaults("", config.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := got.Images.Registry
+	if got.Dataset != "tank/jails" || got.Images.Keys[0] != "/key.pub" || got.Images.Limits.Retry != 3*time.Second || got.Images.LockDir != "" ||
+		r.CAFile != "/ca.pem" || r.AuthFile != "/auth.json" || r.Proxy != "http://proxy:3128" || r.Mirrors["https://a"][0] != "https://b" ||
+		got.GC.Delay != time.Hour || got.GC.MaxSize != 20e9 {
+		t.Errorf("%+v", got)
+	}
+}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -54,17 +53,8 @@ commands below to build and serve images and to ask a host what runs on it.`,
 	root.Flags().StringVar(&driverName, "driver-name", driver.DefaultName,
 		`the name under which the driver registers with Nomad, such as "pot"`)
 	root.SetFlagErrorFunc(command.FlagError)
-	root.AddCommand(command.New(runInJail, imageStore), psCommand(), gcCommand(), doctorCommand())
+	root.AddCommand(command.New(runInJail, imageDefaults), psCommand(), gcCommand(), doctorCommand())
 	return root
-}
-
-// imageStore is a command.Plugin.
-func imageStore(config, stateDir string) (dataset, directory, state string, err error) {
-	c, err := driver.FindConfig(config, stateDir, driver.AgentConfig)
-	if err != nil {
-		c.StateDir = cmp.Or(stateDir, driver.DefaultConfig().StateDir)
-	}
-	return c.Dataset, c.Directory, c.StateDir, err
 }
 
 // startedByNomad looks for the handshake that go-plugin puts into a plugin's environment.

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
@@ -30,12 +32,24 @@ func openArchive(ctx context.Context, path string) (*archive, error) {
 		f.Close()
 		return nil, err
 	}
-	decoder, err := compressions[compressionOf(head)].decoder(ctx, buffered)
+	decoder, err := decodeArchive(ctx, compressionOf(head), buffered)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s is neither a folder nor a tar archive: %w", path, err)
 	}
 	return &archive{Reader: decoder, file: f, decoder: decoder}, nil
+}
+
+// decodeArchive checks what a pull, which has a digest, leaves alone: zstd's checksums.
+func decodeArchive(ctx context.Context, compression string, r io.Reader) (io.ReadCloser, error) {
+	if compression != "zstd" {
+		return compressions[compression].decoder(ctx, r)
+	}
+	decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, err
+	}
+	return decoder.IOReadCloser(), nil
 }
 
 func (a *archive) Close() error {

@@ -79,7 +79,7 @@ func (s *Store) build(ctx context.Context, ref Reference, recipe Recipe, path bo
 		Name: ref.Name, Tag: ref.Tag, OS: cmp.Or(opt.OS, s.options.OS), Arch: cmp.Or(opt.Arch, s.options.Arch), OSRelease: opt.OSRelease,
 		Created: time.Now().UTC().Truncate(time.Second), Format: s.backend.Format(),
 	}
-	if err := errors.Join(ref.validate(), b.manifest.checkBuilt(), opt.Defaults.validate()); err != nil {
+	if err := errors.Join(ref.validate(), opt.Check()); err != nil {
 		return Image{}, err
 	}
 	if opt.NoCache {
@@ -97,8 +97,14 @@ func (s *Store) build(ctx context.Context, ref Reference, recipe Recipe, path bo
 	return s.setName(ctx, b.id, record{Reference: ref.unpinned(), Manifest: b.manifest})
 }
 
-func (m Manifest) checkBuilt() error {
-	return errors.Join(oneOf("os", m.OS, systems), oneOf("arch", m.Arch, architectures))
+// CheckPlatform refuses words that no image's system or architecture is called. "" stands for any.
+func CheckPlatform(system, arch string) error {
+	return errors.Join(oneOf("os", cmp.Or(system, systems[0]), systems), oneOf("arch", cmp.Or(arch, architectures[0]), architectures))
+}
+
+// Check refuses what no manifest can say.
+func (o BuildOptions) Check() error {
+	return cmp.Or(CheckPlatform(o.OS, o.Arch), o.Defaults.validate())
 }
 
 // at says where in the recipe an error is.
@@ -168,6 +174,9 @@ func (b *building) base(ctx context.Context, what string) error {
 		return b.step(ctx, b.id, "", fill)
 	}
 	img, err := b.Find(ctx, what)
+	if err != nil && exists(path.Join(b.recipe.dir, what)) {
+		return fmt.Errorf("%w; for the file, write ./%s", err, what)
+	}
 	if ref, refErr := ParseReference(what); err != nil && refErr == nil && ref.Base != "" {
 		img, err = b.Ensure(ctx, ref, EnsureOptions{})
 	}
@@ -179,6 +188,11 @@ func (b *building) base(ctx context.Context, what string) error {
 	b.manifest.OS, b.manifest.Arch = cmp.Or(b.opt.OS, m.OS), cmp.Or(b.opt.Arch, m.Arch)
 	b.manifest.OSRelease = cmp.Or(b.opt.OSRelease, m.OSRelease)
 	return nil
+}
+
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return err == nil
 }
 
 // copy brings files below the recipe's folder into the image, where root owns them: whose they are here says nothing there.
@@ -202,6 +216,11 @@ func (b *building) copy(ctx context.Context, sources []string, target string) er
 			return err
 		}
 		defer to.Close()
+		if len(sources) > 1 || strings.HasSuffix(target, "/") {
+			if err := makeFolder(to, target); err != nil {
+				return err
+			}
+		}
 		for _, source := range sources {
 			if err := copyOwned(from, path.Clean(source), to, target); err != nil {
 				return err
@@ -211,12 +230,26 @@ func (b *building) copy(ctx context.Context, sources []string, target string) er
 	})
 }
 
+// inRoot is a path in an image as one below its root.
+func inRoot(name string) string { return path.Clean("./" + strings.TrimLeft(name, "/")) }
+
+// makeFolder makes a copy's target the folder that it is meant to be.
+func makeFolder(root *os.Root, target string) error {
+	switch info, err := root.Stat(inRoot(target)); {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s is a file in the image, and more than a file is to be copied there; name a folder", target)
+	}
+	return root.MkdirAll(inRoot(target), 0o755)
+}
+
 func copyOwned(from *os.Root, source string, to *os.Root, target string) error {
 	info, err := from.Stat(source)
 	if err != nil {
 		return err
 	}
-	target = path.Clean("./" + strings.TrimLeft(target, "/"))
+	target = inRoot(target)
 	into := target
 	if have, err := to.Stat(target); !info.IsDir() && (err == nil && have.IsDir()) {
 		into = path.Join(target, path.Base(source))

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,6 +26,8 @@ type RegistryOptions struct {
 	// AuthFile holds credentials as `podman login` and `docker login` write them. Only its owner may be able to read it. It is
 	// read for each pull.
 	AuthFile string
+	// WayIn says in messages where a person puts credentials; "" stands for the plugin's configuration.
+	WayIn string
 	// Auth are credentials that go before those of AuthFile, by HOST[:PORT][/PATH] as there. They are sent over TLS only, or to
 	// keys that begin with http://.
 	Auth map[string]Credential
@@ -117,6 +120,7 @@ type statusError struct {
 	code   int
 	status string
 	url    string
+	wayIn  string
 }
 
 func (e *statusError) Error() string {
@@ -124,7 +128,7 @@ func (e *statusError) Error() string {
 	case http.StatusNotFound, http.StatusGone:
 		return fmt.Sprintf("the registry has no %s (%s); check name and tag, or publish the image", e.url, e.status)
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Sprintf("the registry refuses %s (%s); put credentials for it into the plugin's configuration", e.url, e.status)
+		return fmt.Sprintf("the registry refuses %s (%s); %s", e.url, e.status, cmp.Or(e.wayIn, "put credentials for it into the plugin's configuration"))
 	case http.StatusProxyAuthRequired:
 		return fmt.Sprintf("the proxy refuses %s (%s); put its user and password into its URL", e.url, e.status)
 	}
@@ -154,7 +158,7 @@ func (c *client) get(ctx context.Context, file string, offset int64, validator s
 	}
 	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || offset == 0) {
 		resp.Body.Close()
-		return nil, &statusError{code: resp.StatusCode, status: resp.Status, url: redactURL(req.URL)}
+		return nil, &statusError{code: resp.StatusCode, status: resp.Status, url: redactURL(req.URL), wayIn: c.options.WayIn}
 	}
 	return resp, nil
 }

@@ -12,6 +12,10 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // ExportOptions say how an image is published.
@@ -58,16 +62,23 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 		if m.Format != "zfs" {
 			return m, errors.New("only a ZFS dataset has a difference to send; export it whole")
 		}
-		m.Parent = opt.Parent.Reference.short() + "@" + opt.Parent.Manifest.Digest
-		if err := checkParent(*opt.Parent, dir); err != nil {
+		digest, err := s.published(ctx, *opt.Parent, dir)
+		if err != nil {
 			return m, err
 		}
-		var err error
+		m.Parent = opt.Parent.Reference.short() + "@" + digest
 		if img, err = s.onto(ctx, img, *opt.Parent); err != nil {
 			return m, err
 		}
 	}
-	err := create(filepath.Join(dir, img.Reference.fileName(m.suffix())), func(f io.Writer) error {
+	have, err := folder(dir).get(ctx, img.Reference.fileName(".json"))
+	if err == nil {
+		err = checkSameName(have, img.Reference, dir)
+	}
+	if err != nil {
+		return m, err
+	}
+	err = create(filepath.Join(dir, img.Reference.fileName(m.suffix())), func(f io.Writer) error {
 		return s.writeStream(ctx, img, opt, &m, f)
 	})
 	if err != nil {
@@ -84,17 +95,61 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 	return m, err
 }
 
-// checkParent refuses a parent that who pulls the image could not have.
-func checkParent(parent Image, dir string) error {
+// published is the digest under which a parent is in the folder. One that who pulls the image could not have is refused.
+func (s *Store) published(ctx context.Context, parent Image, dir string) (digest string, err error) {
 	name := parent.Reference.short()
 	data, err := os.ReadFile(filepath.Join(dir, parent.Reference.fileName(".json")))
 	if err != nil {
-		return fmt.Errorf("its parent %s is not in %s; export that first", name, dir)
+		return "", fmt.Errorf("its parent %s is not in %s; export that first", name, dir)
 	}
-	if m, err := parseManifest(data, parent.Reference); err != nil || m.Digest != parent.Manifest.Digest {
-		return fmt.Errorf("its parent %s is another one in %s; export that again first", name, dir)
+	m, err := parseManifest(data, parent.Reference)
+	if err == nil && m.Digest == parent.Manifest.Digest {
+		return m.Digest, nil
 	}
-	return nil
+	if err == nil {
+		err = s.checkSnapshot(ctx, parent, m, filepath.Join(dir, parent.Reference.fileName(m.suffix())))
+	}
+	if err != nil {
+		return "", fmt.Errorf("its parent %s is another one in %s; export that again first: %w", name, dir, err)
+	}
+	return m.Digest, nil
+}
+
+// checkSnapshot tells whether a published stream is of the image's snapshot: each export of it has a digest of its own.
+func (s *Store) checkSnapshot(ctx context.Context, img Image, m Manifest, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	decoder, err := compressions[m.Compression].decoder(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer decoder.Close()
+	theirs, err := storage.Identity(decoder, m.Parent != "")
+	if err != nil {
+		return err
+	}
+	ours, err := s.identity(ctx, img)
+	if err == nil && ours != theirs {
+		err = errors.New("its stream is of another snapshot")
+	}
+	return err
+}
+
+// identity reads the beginning of what the store would send.
+func (s *Store) identity(ctx context.Context, img Image) (uint64, error) {
+	r, w := io.Pipe()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		w.CloseWithError(s.backend.Send(ctx, "", img.ID, w))
+	}()
+	n, err := storage.Identity(r, false)
+	r.Close()
+	<-sent
+	return n, err
 }
 
 // onto is the image as a clone of parent with what differs, which is img itself where it is one. Only such a one has a stream
@@ -196,6 +251,7 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // create writes a file that appears only when it is whole.
 func create(path string, write func(io.Writer) error) (err error) {
+	removeKilled(filepath.Dir(path))
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -214,6 +270,21 @@ func create(path string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// staleAfter is how long nothing is written to a file whose writer is taken for dead.
+const staleAfter = time.Hour
+
+// removeKilled removes what a killed export, or a push into the folder, was writing.
+func removeKilled(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		hidden, ok := strings.CutPrefix(e.Name(), ".")
+		of := strings.TrimSuffix(hidden, filepath.Ext(hidden))
+		if info, err := e.Info(); ok && published.MatchString(of) && err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > staleAfter {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 func createWith(path string, data []byte) error {

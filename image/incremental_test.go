@@ -153,8 +153,58 @@ func TestIncrementalRefusals(t *testing.T) {
 	if _, err := builder.Export(t.Context(), img, dir, ExportOptions{Parent: &parent}); err == nil || !strings.Contains(err.Error(), "its parent other:1 is not in "+dir) {
 		t.Errorf("a parent that is not exported: %v", err)
 	}
-	parent.Reference.Name = "web"
-	if _, err := builder.Export(t.Context(), img, dir, ExportOptions{Parent: &parent}); err == nil || !strings.Contains(err.Error(), "its parent web:1 is another one in "+dir) {
+	other := newHost(t, "zfs", Options{})
+	stranger, err := other.Build(t.Context(), Reference{Name: "web", Tag: "1"}, makeTree(t, 1000), BuildOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = other.Export(t.Context(), img, dir, ExportOptions{Parent: &stranger})
+	if err == nil || !strings.Contains(err.Error(), "its parent web:1 is another one in "+dir) || !strings.Contains(err.Error(), "of another snapshot") {
 		t.Errorf("a parent that is another one: %v", err)
+	}
+}
+
+// TestParentPulled publishes the difference from an image that this host did not build: whoever pulled that has the same snapshot, though
+// its stream has another digest.
+func TestParentPulled(t *testing.T) {
+	upstream, maker := t.TempDir(), newHost(t, "zfs", Options{})
+	m := publishFrom(t, maker, "base:1", makeTree(t, 1<<20), BuildOptions{}, upstream)
+	maker.vanish(t)
+	builder := newHost(t, "zfs", Options{})
+	base, err := builder.Ensure(t.Context(), newRegistry(t, upstream).ref(t, "base:1"), EnsureOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, _, err := cook(t, builder, "web:1", "base base:1\ncopy a /a", map[string]string{"a": "a"}, BuildOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, compression := range []string{"gzip", "zstd"} {
+		exported, err := builder.Export(t.Context(), base, dir, ExportOptions{Compression: compression})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if compression == "gzip" && exported.Digest == m.Digest {
+			t.Fatal("another compression gave the same digest")
+		}
+		below, err := builder.Find(t.Context(), "base:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := builder.Export(t.Context(), img, dir, ExportOptions{Parent: &below})
+		if err != nil || got.Parent != "base:1@"+exported.Digest {
+			t.Errorf("%s: %q, %v", compression, got.Parent, err)
+		}
+	}
+	want := list(t, builder.root(t, img))
+	builder.vanish(t)
+	h := newHost(t, "zfs", Options{})
+	pulled, err := h.Ensure(t.Context(), newRegistry(t, dir).ref(t, "web:1"), EnsureOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := list(t, h.root(t, pulled)); got != want {
+		t.Errorf("pulled is\n%s, want\n%s", got, want)
 	}
 }

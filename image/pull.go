@@ -42,27 +42,50 @@ func (l *link) fileName() string {
 }
 
 // pull tries the mirrors and then the registry that the reference names.
-func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) (Image, error) {
-	c, err := s.client()
+func (s *Store) pull(ctx context.Context, ref Reference, report func(Progress)) (img Image, err error) {
+	err = s.atRegistries(ctx, ref, func(c *client, base string, patience *patience) error {
+		img, err = s.pullChain(ctx, c, base, ref, patience, report)
+		return err
+	})
 	if err != nil {
 		return Image{}, err
+	}
+	img.Reference = ref
+	return img, nil
+}
+
+// atRegistries asks one after the other for an image, until one has it.
+func (s *Store) atRegistries(ctx context.Context, ref Reference, ask func(*client, string, *patience) error) error {
+	c, err := s.client()
+	if err != nil {
+		return err
 	}
 	s.warnUnverified(ref)
 	bases := s.bases(ref)
 	for i, base := range bases {
+		if i > 0 {
+			s.log.Warn("trying the next registry", "image", ref.String(), "at", base, "error", err)
+		}
 		from := *c
 		from.others = i < len(bases)-1
-		var img Image
-		if img, err = s.pullFrom(ctx, &from, base, ref, report); err == nil {
-			img.Reference = ref
-			return img, nil
-		}
-		if ctx.Err() != nil {
+		if err = s.atRegistry(&from, base, ref, ask); err == nil || ctx.Err() != nil {
 			break
 		}
-		s.log.Warn("image not pulled", "image", ref.String(), "from", base, "error", err)
 	}
-	return Image{}, err
+	return err
+}
+
+// atRegistry begins again, with the manifest, where the registry's files change under it.
+func (s *Store) atRegistry(c *client, base string, ref Reference, ask func(*client, string, *patience) error) error {
+	patience := newPatience(s.options.Limits.Retry)
+	for {
+		err := ask(c, base, patience)
+		var again *restart
+		if !errors.As(err, &again) {
+			return err
+		}
+		s.log.Debug("the registry's file has changed, asking for its manifest again", "image", ref.String())
+	}
 }
 
 // warnUnverified is for once per pull, however many mirrors and images below it are asked.
@@ -77,21 +100,8 @@ func (s *Store) bases(ref Reference) []string {
 	return slices.Concat(ref.Mirrors, s.options.Registry.Mirrors[ref.Base], []string{ref.Base})
 }
 
-// pullFrom begins again, with the manifest, where the registry's files change under it.
-func (s *Store) pullFrom(ctx context.Context, c *client, base string, ref Reference, report func(Progress)) (Image, error) {
-	patience := newPatience(s.options.Limits.Retry)
-	for {
-		img, err := s.pullChain(ctx, c, base, ref, patience, report)
-		var again *restart
-		if !errors.As(err, &again) {
-			return img, err
-		}
-		s.log.Debug("the registry's file has changed, asking for its manifest again", "image", ref.String())
-	}
-}
-
 func (s *Store) pullChain(ctx context.Context, c *client, base string, ref Reference, patience *patience, report func(Progress)) (Image, error) {
-	links, parent, err := s.chain(ctx, c, base, ref)
+	links, parent, err := s.chain(ctx, c, base, ref, s.findParent)
 	if err != nil {
 		return Image{}, err
 	}
@@ -115,9 +125,9 @@ func (s *Store) pullChain(ctx context.Context, c *client, base string, ref Refer
 // maxChain is how many incremental images may stand on each other.
 const maxChain = 32
 
-// chain is the image and those below it that are not in the store, down to one that is, whose ID it returns, or to a whole
+// chain is the image and those below it that find has not in the store, down to one that is, whose ID it returns, or to a whole
 // one. All manifests are judged before any stream is asked for.
-func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference) (links []*link, parent string, err error) {
+func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference, find func(context.Context, Reference) (Image, error)) (links []*link, parent string, err error) {
 	for next := ref; ; {
 		l, err := s.manifest(ctx, c, base, next)
 		if err != nil {
@@ -134,7 +144,7 @@ func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference
 			return nil, "", err
 		}
 		next.Base = ref.Base
-		here, err := s.findParent(ctx, next)
+		here, err := find(ctx, next)
 		if !errors.Is(err, errNotHere) {
 			return links, here.ID, err
 		}
@@ -222,7 +232,7 @@ func (s *Store) accept(m Manifest, ref Reference) error {
 		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", m.Digest, ref.Digest)
 	case max(m.Size, m.UncompressedSize) > s.options.Limits.Stream:
 		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", max(m.Size, m.UncompressedSize), s.options.Limits.Stream)
-	case m.Format != format:
+	case format != "" && m.Format != format:
 		return fmt.Errorf("it is published as %s and this host's store takes %s; publish it as %s", m.Format, format, format)
 	}
 	return m.checkPlatform(s.options)

@@ -15,7 +15,8 @@ import (
 // Recipe is a list of instructions that make an image, one a line:
 //
 //	base web:1.3 | https://host/web:1.3 | ./base.txz | ./rootfs   what it stands on; first, or not at all
-//	copy SOURCE... TARGET     files and folders below the recipe's folder; the image's root gets them
+//	copy SOURCE... TARGET     files and folders below the recipe's folder; the image's root gets them. Of several sources, and with
+//	                          a slash at its end, the target is a folder
 //	run COMMAND LINE          in a jail of the image so far, by its /bin/sh
 //	user NAME, workdir PATH, env NAME=VALUE..., ports 80 53/udp, cmd WORDS | ["JSON", "LIST"]
 //
@@ -71,7 +72,10 @@ func ParseRecipe(r io.Reader, dir string) (Recipe, error) {
 }
 
 func parseInstruction(line string) (instruction, error) {
-	word, text, _ := strings.Cut(line, " ")
+	word, text := line, ""
+	if end := strings.IndexAny(line, " \t"); end >= 0 {
+		word, text = line[:end], line[end:]
+	}
 	i := instruction{word: word, text: strings.TrimSpace(text)}
 	takes, ok := arguments[word]
 	if !ok {

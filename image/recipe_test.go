@@ -21,6 +21,7 @@ copy a b \
 run echo "a  b" | cat; exit 0
 env A=b 'C=d e'
 cmd ["/bin/sh", "-c", "a; b"]
+user	www
 `), "/here")
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +30,7 @@ cmd ["/bin/sh", "-c", "a; b"]
 	for _, i := range recipe.instructions {
 		got = append(got, fmt.Sprintf("%d %s %q", i.line, i.word, i.args))
 	}
-	want := []string{`2 base ["web:1"]`, `4 copy ["a" "b" "/usr/local/"]`, `7 run ["echo \"a  b\" | cat; exit 0"]`, `8 env ["A=b" "C=d e"]`, `9 cmd ["/bin/sh" "-c" "a; b"]`}
+	want := []string{`2 base ["web:1"]`, `4 copy ["a" "b" "/usr/local/"]`, `7 run ["echo \"a  b\" | cat; exit 0"]`, `8 env ["A=b" "C=d e"]`, `9 cmd ["/bin/sh" "-c" "a; b"]`, `10 user ["www"]`}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -146,6 +147,7 @@ func TestRecipe(t *testing.T) {
 		before = h.state(t)
 		for recipe, sentence := range map[string]string{
 			"base none:1":                         "image bad:1: line 1 of the recipe: base: image none:1: it is not in the store; see what is with: image list",
+			"base index":                          "image bad:1: line 1 of the recipe: base: image index: it is not in the store; see what is with: image list; for the file, write ./index",
 			"base ./none":                         "no such file",
 			"base base:1\ncopy none /":            "image bad:1: line 2 of the recipe: copy: ",
 			"base base:1\ncopy ../x /":            "image bad:1: line 2 of the recipe: copy: ",
@@ -161,4 +163,26 @@ func TestRecipe(t *testing.T) {
 			h.refused(t, err, sentence, before, infix)
 		}
 	})
+}
+
+func TestRecipeCopyIntoFolder(t *testing.T) {
+	h := newHost(t, "tar", Options{})
+	files := map[string]string{"a": "a", "b": "b", "d/c": "c"}
+	img, _, err := cook(t, h, "web:1", "copy a b /new\ncopy a /etc/\ncopy d b /deep/er/\ncopy a /file\ncopy a b /new/", files, BuildOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"new/a": "a", "new/b": "b", "etc/a": "a", "deep/er/c": "c", "deep/er/b": "b", "file": "a"} {
+		if got := string(read(t, filepath.Join(h.root(t, img), file))); got != want {
+			t.Errorf("%s is %q", file, got)
+		}
+	}
+	for recipe, sentence := range map[string]string{
+		"copy a /file\ncopy a b /file": "line 2 of the recipe: copy: /file is a file in the image",
+		"copy a /file\ncopy b /file/":  "line 2 of the recipe: copy: /file/ is a file in the image",
+	} {
+		if _, _, err := cook(t, h, "bad:1", recipe, files, BuildOptions{}); err == nil || !strings.Contains(err.Error(), sentence) {
+			t.Errorf("%q: %v", recipe, err)
+		}
+	}
 }

@@ -171,6 +171,8 @@ func TestRefusals(t *testing.T) {
 					matches = whole
 				}
 				h.refused(t, err, words.Replace(c.sentence), before, matches)
+				_, err = Verify(t.Context(), r.ref(t, c.image), kind, h.Store.options, nil)
+				h.refused(t, err, words.Replace(c.sentence), before, matches)
 			})
 		}
 		r.misbehave(nil)

@@ -2,6 +2,7 @@ package image
 
 import (
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -37,19 +38,23 @@ func Handler(dir string) http.Handler {
 // published are the names that a registry stores: of manifests, signatures, streams, and pot's files.
 var published = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*_[A-Za-z0-9._-]*\.(json|json\.sig|(zfs|tar)(\.(zst|xz|gz))?|xz|xz\.meta|xz\.skein|xz\.skein\.sig)$`)
 
-// WritableHandler is Handler that also stores what is PUT with the bearer token, as a WebDAV server would. A file appears when
-// it is whole.
+// WritableHandler is Handler that also stores what is PUT with the bearer token, and removes what is to be DELETEd, as a WebDAV
+// server without collections would. A file appears when it is whole.
 func WritableHandler(dir, token string) http.Handler {
 	reading := Handler(dir)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(r.URL.Path, "/")
 		switch {
-		case r.Method != http.MethodPut:
+		case r.Method != http.MethodPut && r.Method != http.MethodDelete:
 			reading.ServeHTTP(w, r)
 		case subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+token)) != 1:
 			http.Error(w, "the token is not this registry's", http.StatusUnauthorized)
+		case strings.Contains(name, "/"):
+			http.Error(w, "this registry has no folders; push to its root", http.StatusConflict)
 		case !published.MatchString(name) || len(name) > 255:
 			http.Error(w, "that is no name of an image's file", http.StatusForbidden)
+		case r.Method == http.MethodDelete:
+			unstore(w, filepath.Join(dir, name))
 		default:
 			store(w, r, filepath.Join(dir, name))
 		}
@@ -66,4 +71,15 @@ func store(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	}
 	w.WriteHeader(http.StatusCreated)
+}
+
+func unstore(w http.ResponseWriter, path string) {
+	switch err := os.Remove(path); {
+	case errors.Is(err, os.ErrNotExist):
+		http.Error(w, "there is no such file", http.StatusNotFound)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
 }

@@ -191,6 +191,11 @@ func ReadSecretKey(path string) (SecretKey, error) {
 
 // GenerateKey makes a pair of keys: PATH.sec, which only its owner can read, and PATH.pub.
 func GenerateKey(path string) (SecretKey, error) {
+	for _, suffix := range []string{".sec", ".pub"} {
+		if _, err := os.Lstat(path + suffix); err == nil {
+			return SecretKey{}, fmt.Errorf("%s is there already; give the new key another name", path+suffix)
+		}
+	}
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return SecretKey{}, err

@@ -212,3 +212,16 @@ func TestUnverified(t *testing.T) {
 		}
 	}
 }
+
+func TestGenerateKeyTwice(t *testing.T) {
+	for _, suffix := range []string{".sec", ".pub"} {
+		path := t.TempDir() + "/key"
+		write(t, path+suffix, []byte("old"))
+		if _, err := GenerateKey(path); err == nil || err.Error() != path+suffix+" is there already; give the new key another name" {
+			t.Error(err)
+		}
+		if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 || string(read(t, path+suffix)) != "old" {
+			t.Errorf("%v, %v", entries, err)
+		}
+	}
+}

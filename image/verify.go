@@ -3,47 +3,64 @@ package image
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/image/skein"
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
-// Verify reads an image at its registry whole, and judges it as a pull would, without storing it. Of an image below it, it reads
-// the manifest only.
-func (s *Store) Verify(ctx context.Context, ref Reference, progress func(Progress)) (Manifest, error) {
-	m, err := s.verify(ctx, ref, progress)
+// Verify reads an image at its registry whole, and judges it as a pull into a store of that format would, "zfs", "tar" or "" for
+// either. It needs no store. Of images below it, it reads the manifests only.
+func Verify(ctx context.Context, ref Reference, format string, options Options, progress func(Progress)) (Manifest, error) {
+	m, err := verifyImage(ctx, ref, New(judge{format: format}, options), progress)
 	if err != nil {
 		return m, fmt.Errorf("image %s: %w", ref.short(), err)
 	}
 	return m, nil
 }
 
-func (s *Store) verify(ctx context.Context, ref Reference, progress func(Progress)) (Manifest, error) {
-	c, err := s.client()
-	if err != nil {
-		return Manifest{}, err
+func verifyImage(ctx context.Context, ref Reference, s *Store, progress func(Progress)) (m Manifest, err error) {
+	if ref.Base == "" {
+		return m, errors.New("it is at no registry; write the registry's URL before the name")
 	}
-	s.warnUnverified(ref)
-	links, _, err := s.chain(ctx, c, ref.Base, ref)
+	err = s.atRegistries(ctx, ref, func(c *client, base string, patience *patience) error {
+		m, err = s.verifyAt(ctx, c, base, ref, patience, progress)
+		return err
+	})
+	return m, err
+}
+
+func (s *Store) verifyAt(ctx context.Context, c *client, base string, ref Reference, patience *patience, progress func(Progress)) (Manifest, error) {
+	nothing := func(context.Context, Reference) (Image, error) { return Image{}, errNotHere }
+	links, _, err := s.chain(ctx, c, base, ref, nothing)
 	if err != nil {
 		return Manifest{}, err
 	}
 	l := links[0]
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	src := s.source(ctx, l, newPatience(s.options.Limits.Retry), func(bytes, size int64) {
+	reading := New(judge{format: l.manifest.Format}, s.options)
+	err = reading.receive(ctx, l, l.manifest.Parent, patience, func(bytes, size int64) {
 		if progress != nil {
 			progress(Progress{Bytes: bytes, Total: max(size, bytes)})
 		}
 	})
-	defer src.Close()
-	if _, err := io.Copy(io.Discard, src); err != nil {
-		return l.manifest, err
-	}
-	return l.manifest, l.checkDigest(digestPrefix+hex.EncodeToString(src.hash.Sum(nil)), src.offset.Load())
+	return l.manifest, err
 }
+
+// judge is a store that keeps nothing of what it receives. Of a storage.Backend it has what a pull asks up to there.
+type judge struct {
+	storage.Backend
+	format string
+}
+
+func (j judge) Format() string { return j.format }
+
+func (j judge) Receive(_ context.Context, _, base string, stream io.Reader) error {
+	return storage.Judge(j.format, base != "", stream)
+}
+
+func (j judge) Discard(context.Context, string) error { return nil }
 
 // source is the link's stream at the registry, hashed as it is read.
 func (s *Store) source(ctx context.Context, l *link, patience *patience, report func(bytes, size int64)) *source {

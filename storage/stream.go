@@ -115,6 +115,16 @@ func openStream(stream io.Reader, incremental bool) (*unpacker, error) {
 	return u, check(first, incremental)
 }
 
+// Identity is the number that ZFS gave the snapshot of an image's stream. All hosts that have received the snapshot know it by that, however
+// the stream was compressed, and a stream of a difference bears it.
+func Identity(stream io.Reader, incremental bool) (uint64, error) {
+	u, err := openStream(stream, incremental)
+	if err != nil {
+		return 0, err
+	}
+	return u.first.uint64(40), nil
+}
+
 // skipList leaves out what a package says of its substreams, and reads the first one's begin.
 func (u *unpacker) skipList(list record) (record, error) {
 	if err := u.copy(io.Discard, list); err != nil {

@@ -88,7 +88,7 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	if sparse(h) {
-		return errors.New("a sparse file; pack it as a plain one, with bsdtar --no-read-sparse or tar without --sparse")
+		return errSparse
 	}
 	dir, base := path.Split(name)
 	switch {
@@ -129,6 +129,8 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	}
 	return attributes(x.root, name, h)
 }
+
+var errSparse = errors.New("a sparse file; pack it as a plain one, with bsdtar --no-read-sparse or tar without --sparse")
 
 // sparse tells of a file whose size on the disk no byte of the archive has to stand for.
 func sparse(h *tar.Header) bool {

@@ -78,6 +78,9 @@ func (z *ZFS) Discard(ctx context.Context, tmp string) error {
 
 func (z *ZFS) Temporary(context.Context) ([]string, error) {
 	lines, err := zfs("list", "-H", "-r", "-d", "1", "-t", "filesystem", "-o", "name", string(z.incoming()))
+	if isMissing(err) {
+		return nil, fmt.Errorf("dataset %s: %w", z.incoming(), ErrNotFound)
+	}
 	if err != nil {
 		return nil, err
 	}

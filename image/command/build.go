@@ -85,14 +85,18 @@ What an instruction made is found again as long as it and all before it stay the
 			if opt.Defaults, err = defaults.defaults(); err != nil {
 				return err
 			}
-			store, err := a.prepare(cmd.Context(), cmd, image.Options{})
+			if err := opt.Check(); err != nil {
+				return usageError{err}
+			}
+			usual, err := a.defaults(cmd)
+			if err != nil {
+				return err
+			}
+			store, err := a.prepare(cmd.Context(), cmd, usual)
 			if err != nil {
 				return err
 			}
 			opt.Output = cmd.ErrOrStderr()
-			if a.json {
-				opt.Output = nil
-			}
 			img, err := build(cmd.Context(), store, ref, recipe, args, opt)
 			if err != nil {
 				return err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -45,9 +46,17 @@ type app struct {
 	plugin Plugin
 }
 
-// Plugin is the store and the folder of the driver's state by the plugin's configuration: that in config or, where it is "", of the plugin
-// whose state is in stateDir, "" for the usual place. The folder is told beside an error, too: a store that is named needs no more.
-type Plugin func(config, stateDir string) (dataset, directory, state string, err error)
+// Plugin is what the plugin is configured with: by config or, where that is "", as the plugin was last whose state is in stateDir, "" for
+// the usual place. Beside an error it tells the folder of the state still: a store that is named needs no more.
+type Plugin func(config, stateDir string) (Defaults, error)
+
+// Defaults are what the plugin on this host is configured with. Each holds where the command line does not say otherwise.
+type Defaults struct {
+	Dataset, Directory, StateDir string
+	// Images are how registries are reached and whom to trust.
+	Images image.Options
+	GC     image.GCOptions
+}
 
 // Runner is an image.Runner that is told the folder of the driver's state.
 type Runner func(ctx context.Context, stateDir string, run image.Run) error
@@ -77,6 +86,9 @@ func New(run Runner, plugin Plugin) *cobra.Command {
 // FlagError makes cobra's complaints about flags usage errors.
 func FlagError(_ *cobra.Command, err error) error { return usageError{err} }
 
+// wayIn is said to whom a registry refuses.
+const wayIn = "give credentials with --auth-file FILE; without TLS they are sent only if their key in the file begins with http://"
+
 // Args makes cobra's complaints about arguments usage errors.
 func Args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
@@ -87,59 +99,98 @@ func Args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-func (a *app) backend() (storage.Backend, error) {
+// defaults are the plugin's. Who may not read them goes without.
+func (a *app) defaults(cmd *cobra.Command) (Defaults, error) {
+	d, err := a.plugin(a.config, a.stateDir)
+	a.stateDir = d.StateDir
+	if errors.Is(err, fs.ErrPermission) && a.config == "" {
+		a.logger(cmd).Warn("the plugin's configuration is left aside, its keys and mirrors among it", "error", err)
+		d, err = Defaults{}, nil
+	}
+	d.Images.Registry.WayIn = wayIn
+	return d, err
+}
+
+func (a *app) backend(usual Defaults) (storage.Backend, error) {
 	switch {
 	case a.dataset != "" && a.directory != "":
 		return nil, usageError{errors.New("--dataset and --directory exclude each other; give one")}
-	}
-	dataset, directory, state, err := a.plugin(a.config, a.stateDir)
-	named := a.dataset != "" || a.directory != ""
-	if err != nil && (a.config != "" || !named) {
-		return nil, err
-	}
-	a.stateDir = state
-	if !named {
-		a.dataset, a.directory = dataset, directory
+	case a.dataset == "" && a.directory == "":
+		a.dataset, a.directory = usual.Dataset, usual.Directory
 	}
 	switch {
 	case a.dataset != "":
 		return storage.NewZFS(storage.Dataset(a.dataset), filepath.Join(a.stateDir, "mounts")), nil
 	case a.directory != "":
-		return storage.NewDirectory(a.directory), nil
+		var err error
+		a.directory, err = filepath.Abs(a.directory)
+		return storage.NewDirectory(a.directory), err
 	}
-	return nil, usageError{errors.New("which store? Give --dataset POOL/NAME or --directory DIR, as in the plugin's configuration")}
+	return nil, usageError{errNoStore}
+}
+
+var errNoStore = errors.New("which store? Give --dataset POOL/NAME or --directory DIR, as in the plugin's configuration")
+
+// format is that of the store's streams, "" without a store.
+func (a *app) format(usual Defaults) (string, error) {
+	backend, err := a.backend(usual)
+	if errors.Is(err, errNoStore) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return backend.Format(), nil
 }
 
 // open is the store as it is.
-func (a *app) open(ctx context.Context, cmd *cobra.Command, options image.Options) (*image.Store, error) {
-	backend, err := a.backend()
+func (a *app) open(ctx context.Context, cmd *cobra.Command) (*image.Store, error) {
+	usual, err := a.defaults(cmd)
+	if named := a.dataset != "" || a.directory != ""; err != nil && (a.config != "" || !named) { // one that is named needs no more
+		return nil, err
+	}
+	backend, err := a.backend(usual)
 	if err != nil {
 		return nil, err
 	}
-	return a.store(backend, cmd, options), backend.Check(ctx)
+	if err := backend.Check(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := backend.Temporary(ctx); errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrNotFound) {
+		return nil, fmt.Errorf("there is no store in %s; the first pull or build makes it, and the plugin's start", cmp.Or(a.dataset, a.directory))
+	}
+	return a.store(backend, cmd, usual.Images), nil
 }
 
 // prepare is the store, made where there is none, without the leftovers of the killed.
-func (a *app) prepare(ctx context.Context, cmd *cobra.Command, options image.Options) (*image.Store, error) {
-	backend, err := a.backend()
+func (a *app) prepare(ctx context.Context, cmd *cobra.Command, usual Defaults) (*image.Store, error) {
+	backend, err := a.backend(usual)
 	if err != nil {
 		return nil, err
 	}
 	if err := backend.Prepare(ctx); err != nil {
 		return nil, err
 	}
-	store := a.store(backend, cmd, options)
+	store := a.store(backend, cmd, usual.Images)
 	return store, store.Sweep(ctx)
 }
 
 func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.Options) *image.Store {
+	return image.New(backend, a.logged(cmd, options))
+}
+
+func (a *app) logged(cmd *cobra.Command, options image.Options) image.Options {
 	options.LockDir = filepath.Join(cmp.Or(a.directory, a.stateDir), "locks")
+	options.Logger = a.logger(cmd)
+	return options
+}
+
+func (a *app) logger(cmd *cobra.Command) hclog.Logger {
 	level := hclog.Warn
 	if a.verbose {
 		level = hclog.Debug
 	}
-	options.Logger = hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level})
-	return image.New(backend, options)
+	return hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level})
 }
 
 // printJSON is for machines.

@@ -38,12 +38,16 @@ func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	return out.String(), problems.String(), err
 }
 
-// noPlugin is a host without one.
-func noPlugin(_, stateDir string) (string, string, string, error) { return "", "", stateDir, nil }
-
 func execute(ctx context.Context, out, problems io.Writer, args ...string) error {
+	return executeWith(ctx, Defaults{}, out, problems, args...)
+}
+
+func executeWith(ctx context.Context, defaults Defaults, out, problems io.Writer, args ...string) error {
 	root := &cobra.Command{Use: "nomad-driver-jail", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(New(nil, noPlugin))
+	root.AddCommand(New(nil, func(_, stateDir string) (Defaults, error) {
+		defaults.StateDir = stateDir
+		return defaults, nil
+	}))
 	root.SetOut(out)
 	root.SetErr(problems)
 	root.SetArgs(append([]string{"image"}, args...))
@@ -62,6 +66,13 @@ func must(t *testing.T, args ...string) string {
 // serve runs `image serve` for the time of the test and returns its URL.
 func serve(t *testing.T, args ...string) string {
 	t.Helper()
+	fields := strings.Fields(serveLine(t, args...))
+	return fields[len(fields)-1]
+}
+
+// serveLine is what it says.
+func serveLine(t *testing.T, args ...string) string {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
 	done := make(chan error, 1)
@@ -79,8 +90,7 @@ func serve(t *testing.T, args ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fields := strings.Fields(line)
-	return fields[len(fields)-1]
+	return line
 }
 
 func someTree(t *testing.T) string {
@@ -164,6 +174,11 @@ func TestUsage(t *testing.T) {
 		{[]string{"pull"}, "accepts 1 arg(s), received 0; usage: nomad-driver-jail image pull URL/NAME:TAG"},
 		{[]string{"build", "web:1", "x", "--cmd", "[1]", "--directory", "/tmp"}, `--cmd: [1] is no JSON list of strings`},
 		{[]string{"build", "web:1", "x", "--env", "A", "--directory", "/tmp"}, `--env "A" has no =`},
+		{[]string{"build", "web:1", "x", "--os", "plan9", "--directory", "/tmp"}, `unknown os "plan9"`},
+		{[]string{"build", "web:1", "x", "--port", "x", "--directory", "/tmp"}, `"x" is no port`},
+		{[]string{"pull", "http://x/web:1", "--arch", "vax", "--directory", "/tmp"}, `unknown arch "vax"`},
+		{[]string{"gc", "--delay", "-1h", "--directory", "/tmp"}, "--delay -1h0m0s is negative"},
+		{[]string{"gc", "--max-size", "much", "--directory", "/tmp"}, `"much" is no size; write it as in 50GiB`},
 		{[]string{"list", "--colour"}, "unknown flag: --colour"},
 		{[]string{"lst"}, `unknown command "lst"`},
 	} {
@@ -235,7 +250,7 @@ func TestPublish(t *testing.T) {
 		t.Errorf("sign says %q", out)
 	}
 	_, _, err := run(t, "push", published, "web:1", url, "--ca-file", certFile)
-	if want := "image web:1: the registry refuses " + url + "/web_1.tar.zst (401 Unauthorized)"; err == nil || !strings.HasPrefix(err.Error(), want) {
+	if want := "image web:1: the registry refuses " + url + "/web_1.tar.zst (401 Unauthorized: "; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("push without a token: %v, want %s", err, want)
 	}
 	must(t, "push", published, "web:1", url+"/", "--ca-file", certFile, "--auth-file", auth)
@@ -250,7 +265,7 @@ func TestPublish(t *testing.T) {
 	}
 
 	careful := []string{"--ca-file", certFile, "--key", dir + "/key.pub"}
-	out := must(t, with(append([]string{"verify", url + "/web:1"}, careful...)...)...)
+	out := must(t, append([]string{"verify", url + "/web:1"}, careful...)...)
 	if !strings.HasPrefix(out, "Good: "+url+"/web:1, sha256:") {
 		t.Errorf("verify says %q", out)
 	}
@@ -279,7 +294,7 @@ func TestPushNames(t *testing.T) {
 	defer server.Close()
 	for path, want := range map[string]int{
 		"/web_1.json": 201, "/web_1.zfs.zst": 201, "/web_1.xz.skein.sig": 201,
-		"/web.json": 403, "/.web_1.json": 403, "/sub/web_1.json": 403, "/..%2fweb_1.json": 403, "/web_1.html": 403, "/web_1.json/": 403,
+		"/web.json": 403, "/.web_1.json": 403, "/sub/web_1.json": 409, "/..%2fweb_1.json": 409, "/web_1.html": 403, "/web_1.json/": 409,
 	} {
 		req, err := http.NewRequest(http.MethodPut, server.URL+path, strings.NewReader("x"))
 		if err != nil {
@@ -301,12 +316,12 @@ func TestPushNames(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
-	for text, want := range map[string]uint64{"": 0, "12": 12, "1k": 1 << 10, "20G": 20 << 30, "3T": 3 << 40} {
+	for text, want := range map[string]uint64{"": 0, "12": 12, "1k": 1000, "20G": 20e9, "50GiB": 50 << 30, "1.5 GB": 15e8, "3T": 3e12} {
 		if got, err := parseSize(text); err != nil || got != want {
 			t.Errorf("%q is %d, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"G", "-1", "1.5G", "1GB", "99999999T"} {
+	for _, text := range []string{"G", "-1", "1GX", "99999999T"} {
 		if got, err := parseSize(text); err == nil || ExitCode(err) != 2 {
 			t.Errorf("%q is %d, %v", text, got, err)
 		}

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -73,7 +74,12 @@ func (a *app) push() *cobra.Command {
 		Use:   "push FOLDER NAME:TAG URL|FOLDER",
 		Short: "Bring an exported image to a registry",
 		Long: `Bring the files of an image that was exported into a folder to a registry: by HTTP PUT, which WebDAV
-servers and image serve --push-token-file take, or into another folder. The manifest goes last.`,
+servers and image serve --push-token-file take, or into another folder. The manifest goes last, and
+a collection that is missing is made.
+
+Credentials are in the file of --auth-file, such as, for the token of image serve,
+{"auths": {"registry.example.org": {"registrytoken": "…"}}}. Without TLS nothing is sent unless the
+key begins with http://.`,
 		Args: Args(cobra.ExactArgs(3)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := image.ParseReference(args[1])
@@ -86,23 +92,47 @@ servers and image serve --push-token-file take, or into another folder. The mani
 					return err
 				}
 			}
+			usual, err := a.defaults(cmd)
+			if err != nil {
+				return err
+			}
+			opt.Registry = client(cmd, opt.Registry, usual.Images.Registry)
+			opt.Retry = cmp.Or(opt.Retry, usual.Images.Limits.Retry)
 			bar := a.newBar(cmd, "Pushing "+args[1])
 			opt.Progress = bar.update
-			err = image.Push(cmd.Context(), args[0], ref, to, opt)
+			m, err := image.Push(cmd.Context(), args[0], ref, to, opt)
 			bar.end()
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Pushed: %s/%s\n", strings.TrimRight(args[2], "/"), args[1])
+			where := strings.TrimRight(args[2], "/") + "/" + args[1]
+			if a.json {
+				return printJSON(cmd.OutOrStdout(), pushedJSON{where, m})
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Pushed: %s\n", where)
 			return err
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&opt.Registry.CAFile, "ca-file", "", "PEM file of certificate authorities to trust beside the system's")
-	flags.StringVar(&opt.Registry.Proxy, "proxy", "", "HTTP proxy's URL; HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold unless given")
-	flags.StringVar(&opt.Registry.AuthFile, "auth-file", "", "file of credentials, as podman login writes it")
+	addClientFlags(cmd, &opt.Registry, &opt.Retry)
 	return cmd
 }
+
+// pushedJSON, keyJSON and signedJSON are what --json prints of push, sign --generate and sign.
+type (
+	pushedJSON struct {
+		Reference string         `json:"reference"`
+		Manifest  image.Manifest `json:"manifest"`
+	}
+	keyJSON struct {
+		ID         string `json:"id"`
+		SecretFile string `json:"secret_file"`
+		PublicFile string `json:"public_file"`
+	}
+	signedJSON struct {
+		Image string `json:"image"`
+		Key   string `json:"key"`
+	}
+)
 
 func (a *app) sign() *cobra.Command {
 	var key, generate string
@@ -123,6 +153,9 @@ minisign that has no passphrase. --generate makes a pair of keys: NAME.sec and N
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if generate != "" {
 				made, err := image.GenerateKey(generate)
+				if err == nil && a.json {
+					return printJSON(cmd.OutOrStdout(), keyJSON{made.Public().ID(), generate + ".sec", generate + ".pub"})
+				}
 				if err == nil {
 					_, err = fmt.Fprintf(cmd.OutOrStdout(), "Made the key %s: %s.sec to keep, %s.pub for hosts that pull\n", made.Public().ID(), generate, generate)
 				}
@@ -132,6 +165,7 @@ minisign that has no passphrase. --generate makes a pair of keys: NAME.sec and N
 			if err != nil {
 				return err
 			}
+			var signed []signedJSON
 			for _, name := range args[1:] {
 				ref, err := image.ParseReference(name)
 				if err != nil {
@@ -140,7 +174,13 @@ minisign that has no passphrase. --generate makes a pair of keys: NAME.sec and N
 				if err := image.Sign(args[0], ref, secret); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "Signed: %s with the key %s\n", name, secret.Public().ID())
+				signed = append(signed, signedJSON{name, secret.Public().ID()})
+				if !a.json {
+					fmt.Fprintf(cmd.OutOrStdout(), "Signed: %s with the key %s\n", name, secret.Public().ID())
+				}
+			}
+			if a.json {
+				return printJSON(cmd.OutOrStdout(), signed)
 			}
 			return nil
 		},

@@ -1,12 +1,13 @@
 package command
 
 import (
+	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
@@ -21,11 +22,12 @@ type imageJSON struct {
 	Referenced uint64         `json:"referenced"`
 	Clones     []string       `json:"clones"`
 	LastUsed   *time.Time     `json:"last_used"`
+	SignedBy   string         `json:"signed_by"` // ID of the key whose signature was verified
 	Manifest   image.Manifest `json:"manifest"`
 }
 
 func forJSON(img image.Image) imageJSON {
-	j := imageJSON{ID: img.ID, Used: img.Used, Referenced: img.Referenced, Clones: img.Clones, Manifest: img.Manifest}
+	j := imageJSON{ID: img.ID, Used: img.Used, Referenced: img.Referenced, Clones: append([]string{}, img.Clones...), SignedBy: img.SignedBy, Manifest: img.Manifest}
 	if img.Reference.Name != "" {
 		j.Reference = img.Reference.String()
 	}
@@ -76,7 +78,7 @@ func (a *app) list() *cobra.Command {
 		Short:   "List the images in the store",
 		Args:    Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			store, err := a.open(cmd.Context(), cmd, image.Options{})
+			store, err := a.open(cmd.Context(), cmd)
 			if err != nil {
 				return err
 			}
@@ -146,26 +148,52 @@ func (a *app) rm() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm IMAGE...",
 		Short: "Remove images from the store",
-		Long:  "Take a name off its image, and remove the image with its last name. One that tasks use stays.",
+		Long:  "Take a name off its image, and remove the image with its last name. One that tasks use stays.\nOne that cannot be removed does not keep the others.",
 		Args:  Args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, arg := range args {
-				store, img, err := a.find(cmd, arg)
-				if err != nil {
-					return err
-				}
-				if err := store.Remove(cmd.Context(), img); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "Removed: %s\n", arg)
+			store, err := a.open(cmd.Context(), cmd)
+			if err != nil {
+				return err
 			}
-			return nil
+			var errs []error
+			var removed []removedJSON
+			for _, arg := range args {
+				img, err := store.Find(cmd.Context(), arg)
+				if err == nil {
+					err = store.Remove(cmd.Context(), img)
+				}
+				switch {
+				case err != nil:
+					errs = append(errs, err)
+				case !a.json:
+					fmt.Fprintf(cmd.OutOrStdout(), "Removed: %s\n", arg)
+				}
+				removed = append(removed, removedJSON{arg, err == nil, sentence(err)})
+			}
+			if a.json {
+				errs = append(errs, printJSON(cmd.OutOrStdout(), removed))
+			}
+			return errors.Join(errs...)
 		},
 	}
 }
 
+// removedJSON is one of rm's arguments as --json prints it.
+type removedJSON struct {
+	Image   string `json:"image"`
+	Removed bool   `json:"removed"`
+	Error   string `json:"error,omitempty"`
+}
+
+func sentence(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 func (a *app) find(cmd *cobra.Command, what string) (*image.Store, image.Image, error) {
-	store, err := a.open(cmd.Context(), cmd, image.Options{})
+	store, err := a.open(cmd.Context(), cmd)
 	if err != nil {
 		return nil, image.Image{}, err
 	}
@@ -181,14 +209,29 @@ func (a *app) gc() *cobra.Command {
 		Short: "Remove images that nothing uses",
 		Long: `Remove images that no task and no other image stands on, when their last use is --delay ago, and
 before that, oldest use first, as long as all images hold more than --max-size. Images that were
-built here and have a name stay.`,
+built here and have a name stay, and in any case what was used less than five minutes ago: a task
+may be about to start from it.
+
+--delay and --max-size are the plugin's gc_delay and max_size unless given.`,
 		Args: Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if opt.MaxSize, err = parseSize(maxSize); err != nil {
+			if opt.Delay < 0 {
+				return usageError{fmt.Errorf("--delay %v is negative; 0s removes what has not been used just now", opt.Delay)}
+			}
+			usual, err := a.defaults(cmd)
+			if err != nil {
 				return err
 			}
-			store, err := a.open(cmd.Context(), cmd, image.Options{})
+			if !cmd.Flags().Changed("delay") && usual.GC.Delay > 0 {
+				opt.Delay = usual.GC.Delay
+			}
+			opt.MaxSize = usual.GC.MaxSize
+			if cmd.Flags().Changed("max-size") {
+				if opt.MaxSize, err = parseSize(maxSize); err != nil {
+					return err
+				}
+			}
+			store, err := a.open(cmd.Context(), cmd)
 			if err != nil {
 				return err
 			}
@@ -200,8 +243,8 @@ built here and have a name stay.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use")
-	flags.StringVar(&maxSize, "max-size", "", "how much all images may hold, such as 20G; as much as there is unless given")
+	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use, at least five minutes")
+	flags.StringVar(&maxSize, "max-size", "", "how much all images may hold, such as 50GiB; \"\" for as much as there is")
 	flags.BoolVar(&opt.DryRun, "dry-run", false, "say what would go, and remove nothing")
 	return cmd
 }
@@ -224,18 +267,14 @@ func (a *app) printRemoved(cmd *cobra.Command, removed []image.Image, dryRun boo
 	return nil
 }
 
-// parseSize reads 20G, of powers of 1024 as zfs(8) does.
+// parseSize reads 20G and 50GiB as the plugin's configuration does.
 func parseSize(s string) (uint64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	number, shift := s, 0
-	if i := strings.IndexByte("KMGT", s[len(s)-1]&^0x20); i >= 0 {
-		number, shift = s[:len(s)-1], 10*(i+1)
-	}
-	n, err := strconv.ParseUint(number, 10, 64-shift)
+	n, err := humanize.ParseBytes(s)
 	if err != nil {
-		return 0, usageError{fmt.Errorf("%q is no size; write a number with K, M, G or T behind it", s)}
+		return 0, usageError{fmt.Errorf("%q is no size; write it as in 50GiB: %w", s, err)}
 	}
-	return n << shift, nil
+	return n, nil
 }

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -38,7 +39,15 @@ With --push-token-file, image push may store images in the folder: to whoever ha
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Serving %s at %s://%s\n", args[0], flags.scheme(), listener.Addr())
+			url := fmt.Sprintf("%s://%s", flags.scheme(), listener.Addr())
+			if a.json { // one line, for who waits for it
+				err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"folder": args[0], "url": url})
+			} else {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "Serving %s at %s\n", args[0], url)
+			}
+			if err != nil {
+				return errors.Join(err, listener.Close())
+			}
 			defer context.AfterFunc(cmd.Context(), func() { server.Close() })()
 			if flags.certFile == "" {
 				err = server.Serve(listener)
