@@ -254,12 +254,28 @@ func TestBuiltHere(t *testing.T) {
 	}
 }
 
+// waiting is how many goroutines wait for a pull of this process's.
+func (h *host) waiting() (n int) {
+	h.flights.mu.Lock()
+	defer h.flights.mu.Unlock()
+	for _, f := range h.flights.current {
+		n += f.waiting
+	}
+	return n
+}
+
 // TestOneDownload has many goroutines and processes want one cold image.
 func TestOneDownload(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {
 		dir, m := publish(t, kind, "web:1", makeTree(t, 8<<20), BuildOptions{})
 		r := newRegistry(t, dir)
 		h := newHost(t, kind, Options{})
+		r.misbehave(onlyFiles(".zst", func(w http.ResponseWriter, req *http.Request, good http.Handler) {
+			for h.waiting() < 20 { // who comes when it is over has nothing to see the progress of
+				time.Sleep(time.Millisecond)
+			}
+			good.ServeHTTP(w, req)
+		}))
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {

@@ -190,7 +190,7 @@ func (a *app) logger(cmd *cobra.Command) hclog.Logger {
 	if a.verbose {
 		level = hclog.Debug
 	}
-	return hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level})
+	return hclog.New(&hclog.LoggerOptions{Output: cmd.ErrOrStderr(), Level: level, DisableTime: true})
 }
 
 // printJSON is for machines.

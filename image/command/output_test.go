@@ -87,10 +87,13 @@ func TestProgress(t *testing.T) {
 	defer plain.Close()
 	pull(plain)
 	data, err := os.ReadFile(plain.Name())
-	if err != nil || !bytes.HasPrefix(data, []byte("Pulling web:1: ")) || bytes.ContainsAny(data, "\r%█") {
+	if err != nil || !bytes.HasPrefix(data, []byte(unverified+"http")) || !bytes.Contains(data, []byte("\nPulling web:1: ")) || bytes.ContainsAny(data, "\r%█") {
 		t.Errorf("a file has %q, %v", data, err)
 	}
 }
+
+// unverified is what a pull without keys says first.
+const unverified = "[WARN]  the image's origin is not verified: no keys are configured: image="
 
 // TestPushProgress counts all files together.
 func TestPushProgress(t *testing.T) {
@@ -211,10 +214,10 @@ func TestPluginDefaults(t *testing.T) {
 		t.Errorf("push without the plugin's auth_file: %v", err)
 	}
 	// The time of the image's use is set back by two hours.
-	locks := t.TempDir()
-	store := []string{"--state-dir", locks, "--directory", t.TempDir(), "--json"}
+	images := t.TempDir()
+	store := []string{"--state-dir", t.TempDir(), "--directory", images, "--json"}
 	must(t, append([]string{"pull", "file://" + dir + "/web:1"}, store...)...)
-	used, err := filepath.Glob(locks + "/locks/used/*")
+	used, err := filepath.Glob(images + "/locks/used/*")
 	if err != nil || len(used) != 1 {
 		t.Fatal(used, err)
 	}
@@ -305,7 +308,7 @@ func TestRelativeDirectory(t *testing.T) {
 // TestFailureOnce has a pull that fails say so once.
 func TestFailureOnce(t *testing.T) {
 	_, problems, err := run(t, "pull", "file:///nowhere/web:1", "--directory", t.TempDir(), "--state-dir", t.TempDir())
-	if err == nil || problems != "" {
+	if err == nil || problems != unverified+"file:///nowhere/web:1\n" {
 		t.Errorf("%v, and on stderr %q", err, problems)
 	}
 }
