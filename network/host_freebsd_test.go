@@ -313,6 +313,9 @@ func wantNoStates(t testing.TB, a Attachment) {
 		t.Fatal(err)
 	}
 	for l := range strings.Lines(states) {
+		if strings.Contains(l, " ipv6-icmp ") {
+			continue // the host looks for its neighbour, which on FreeBSD 15 is a state
+		}
 		if strings.Contains(l, a.IPv4.String()+":") || strings.Contains(l, a.IPv6.String()+"[") {
 			t.Errorf("state left: %s", l)
 		}

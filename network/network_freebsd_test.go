@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"unsafe"
@@ -350,4 +351,21 @@ pfctl -q -a nomad-driver-jail/%[1]s -f -
 		run(b, "", "pfctl", "-q", "-a", n.pfAnchor(taskN(1)), "-f", "/dev/null")
 		b.StartTimer()
 	}
+}
+
+// TestOpenFolder connects a jail while somebody else in this process has a
+// folder open, with which FreeBSD from 13 on attaches no process to a jail.
+func TestOpenFolder(t *testing.T) {
+	newHost(t)
+	c := newCell(t)
+	folder, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	s, err := openStack(c.jid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
 }

@@ -121,15 +121,13 @@ func (n *Network) loadAlone(ctx context.Context, sub, rules string) error {
 }
 
 // removeRules also ends the connections that the rules let through, which
-// bear the name as label.
+// bear the name as label. It loads no rules instead of flushing, which on
+// FreeBSD 15 fails in an anchor without tables.
 func (n *Network) removeRules(ctx context.Context, name string, _ Attachment, _ []PortMap) error {
-	kill := []string{"-k", "label", "-k", name}
-	flush := []string{"-a", n.pfAnchor(name), "-F", "all"}
-	_, err := pfctl(ctx, "", append(flush, kill...)...)
-	if err != nil && strings.Contains(err.Error(), "does not exist") {
-		_, err = pfctl(ctx, "", kill...)
+	if err := n.loadAlone(ctx, name, ""); err != nil {
+		return err
 	}
-	if err != nil {
+	if _, err := pfctl(ctx, "", "-k", "label", "-k", name); err != nil {
 		return err
 	}
 	had, err := forward.Remove(n.forwardDir(), name)

@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"runtime"
 	"syscall"
@@ -105,7 +106,15 @@ func forkAttached(jid, sendTo uintptr, message *unix.Msghdr, rights *[len(wanted
 		afterFork()
 		return int(r), errno
 	}
-	_, _, errno = syscall.RawSyscall(syscall.SYS_JAIL_ATTACH, jid, 0, 0)
+	// From FreeBSD 13 on jail_attach(2) refuses a process that has a directory
+	// open, as some other goroutine may have had when this one forked.
+	_, _, errno = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 0, sendTo-1, 0)
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, sendTo+1, math.MaxUint32, 0)
+	}
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall(syscall.SYS_JAIL_ATTACH, jid, 0, 0)
+	}
 	for i := 0; i < len(wanted) && errno == 0; i++ {
 		r, _, errno = syscall.RawSyscall(syscall.SYS_SOCKET, wanted[i].domain, wanted[i].kind, 0)
 		rights[i] = int32(r)
