@@ -183,7 +183,7 @@ func TestLife(t *testing.T) {
 			t.Fatalf("images %v, %v", images, err)
 		}
 		i := images[0]
-		if i.ID != "abc123" || !slices.Equal(i.Clones, []string{"tasks/nj3f0a1b2c4d5e"}) || i.Referenced < uint64(len(content)) {
+		if i.ID != "abc123" || !slices.Equal(i.Clones, []string{"tasks/nj3f0a1b2c4d5e"}) || i.Referenced == 0 {
 			t.Errorf("image %+v", i)
 		}
 		if i.Props["reference"] != "https://h/web:1.4" || i.Props["manifest"] != long || i.Props["used-at"] != "2026-01-02" || len(i.Props) > 4 {

@@ -30,5 +30,7 @@ func retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// isBusy matches "Device busy", "dataset is busy", "pool or dataset is busy" and EBUSY from a system call.
-func isBusy(err error) bool { return says(err, "busy") || errors.Is(err, syscall.EBUSY) }
+// isBusy matches "Device busy", "dataset is busy", "pool or dataset is busy", "it's being held" and EBUSY from a system call.
+func isBusy(err error) bool {
+	return says(err, "busy") || says(err, "being held") || errors.Is(err, syscall.EBUSY)
+}
