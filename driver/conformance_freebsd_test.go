@@ -20,7 +20,7 @@ func execConformance(t *testing.T, h *testutils.DriverHarness, taskID string) {
 	testutils.TestExecTaskStreamingBasicResponses(t, h, taskID)
 
 	const text = "hello from the other side"
-	code, out, _ := testutils.ExecTask(t, h, taskID, `file=$(mktemp); echo "`+text+`" > "$file"; echo "$file"`, false, "")
+	code, out, _ := testutils.ExecTask(t, h, taskID, `file=/tmp/side.$$; echo "`+text+`" > "$file"; echo "$file"`, false, "")
 	file := strings.TrimSpace(out)
 	if code != 0 || file == "" {
 		t.Fatalf("exit code %d, %q", code, out)

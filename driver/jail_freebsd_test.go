@@ -60,6 +60,9 @@ const (
 	sysInherit = "2"
 )
 
+// jlsNumbers are what FreeBSD 12's jls(8) has for booleans and jailsys, where later ones have words.
+var jlsNumbers = strings.NewReplacer("true", "1", "false", "0", "disable", sysDisable, "new", sysNew, "inherit", sysInherit)
+
 // TestJailParameters asks the kernel what the jails have that the driver made.
 func TestJailParameters(t *testing.T) {
 	h, _ := wideHarness(t)
@@ -137,7 +140,7 @@ func TestJailParameters(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			startTask(t, h, cfg)
 			for parameter, want := range c.parameters {
-				if got := host(t, "jls", "-j", Name(cfg.ID), parameter); got != want {
+				if got := jlsNumbers.Replace(host(t, "jls", "-j", Name(cfg.ID), parameter)); got != want {
 					t.Errorf("%s is %q, want %q", parameter, got, want)
 				}
 			}

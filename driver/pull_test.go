@@ -133,7 +133,7 @@ func TestCredentials(t *testing.T) {
 			var log bytes.Buffer
 			h, d := loggedHarness(t, config, &log)
 			cfg := newTaskConfig(t, h, "true")
-			if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: server.URL + "/web:1", Command: "/bin/true", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
+			if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: server.URL + "/web:1", Command: "/bin/echo", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
 				t.Fatal(err)
 			}
 			var err error
@@ -216,7 +216,7 @@ func TestDownloadEvents(t *testing.T) {
 	h, _ := harness(t)
 	cfg := newTaskConfig(t, h, "true")
 	url := registry(t, dir, 4<<20) + "/web:1"
-	if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: url, Command: "/bin/true", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
+	if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: url, Command: "/bin/echo", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -250,7 +250,7 @@ func pullError(t *testing.T, config Config, url string) string {
 	t.Helper()
 	h, d := harnessWith(t, config)
 	cfg := newTaskConfig(t, h, "true")
-	if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: url, Command: "/bin/true", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
+	if err := cfg.EncodeConcreteDriverConfig(&TaskConfig{Image: url, Command: "/bin/echo", NetworkMode: modeBridge, Securelevel: -1}); err != nil {
 		t.Fatal(err)
 	}
 	_, _, err := h.StartTask(cfg)
