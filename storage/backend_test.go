@@ -700,19 +700,19 @@ func TestRemoveBesideClone(t *testing.T) {
 			time.Sleep(time.Duration(i%10) * 200 * time.Microsecond)
 			removed = d.RemoveImage(t.Context(), "i")
 		}()
-		copyOf := func() (root string, err error, discard func()) {
+		copyOf := func() (root string, discard func(), err error) {
 			if i%2 == 0 {
 				root, err = d.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
-				return root, err, func() { removeTask(t, d, "nja") }
+				return root, func() { removeTask(t, d, "nja") }, err
 			}
 			root, err = d.Create(t.Context(), "half", "i")
-			return root, err, func() {
+			return root, func() {
 				if err := d.Discard(t.Context(), "half"); err != nil {
 					t.Error(err)
 				}
-			}
+			}, err
 		}
-		root, err, discard := copyOf()
+		root, discard, err := copyOf()
 		<-done
 		switch {
 		case err == nil:

@@ -2,7 +2,7 @@ package launch
 
 import "syscall"
 
-// BeforeMounts: a shim may be prepared before its task's root has its mounts.
+// BeforeMounts tells that a shim may be prepared before its task's root has its mounts.
 const BeforeMounts = true
 
 // shimAttr leaves the shim on the host, out of reach of the jail.

@@ -2,7 +2,7 @@ package launch
 
 import "syscall"
 
-// BeforeMounts: a shim may not be prepared before its task's root has its mounts. It sees those of when it starts.
+// BeforeMounts tells that a shim may not be prepared before its task's root has its mounts. It sees those of when it starts.
 const BeforeMounts = false
 
 // shimAttr makes the shim the init of its cell from its first instruction on.
