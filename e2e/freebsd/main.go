@@ -270,7 +270,7 @@ func converse(console io.Reader, keyboard io.Writer, talk []turn, silence time.D
 			continue
 		}
 		line = append(line, c)
-		if next > 0 && bytes.HasSuffix(line, []byte("Password:")) {
+		if next == 1 && bytes.HasSuffix(line, []byte("Password:")) {
 			return "", fmt.Errorf("the image's root has a password; %s", way)
 		}
 		if next < len(talk) && bytes.HasSuffix(line, []byte(talk[next].wait)) {

@@ -46,7 +46,7 @@ func TestConverse(t *testing.T) {
 			typed = append(typed, heard())
 		}
 		time.Sleep(2 * silence) // a long test
-		say("=== driver\r\nstatus=3\r\nUptime: 1m\r\n")
+		say("=== driver\r\nlogin: Password:\r\nstatus=3\r\nUptime: 1m\r\n")
 	})
 	if status != "3" || err != nil {
 		t.Errorf("status %q, %v", status, err)
