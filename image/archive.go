@@ -9,8 +9,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
@@ -45,11 +43,7 @@ func decodeArchive(ctx context.Context, compression string, r io.Reader) (io.Rea
 	if compression != "zstd" {
 		return compressions[compression].decoder(ctx, r)
 	}
-	decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-	if err != nil {
-		return nil, err
-	}
-	return decoder.IOReadCloser(), nil
+	return newZstd(r)
 }
 
 func (a *archive) Close() error {

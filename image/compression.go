@@ -56,8 +56,12 @@ const maxWindow = 32 << 20
 
 // decodeZstd leaves the frame's checksum alone: what a pull decodes has a digest, and a checksum of 32 bits would add nothing to that.
 func decodeZstd(_ context.Context, r io.Reader) (io.ReadCloser, error) {
-	decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow),
-		zstd.IgnoreChecksum(true))
+	return newZstd(r, zstd.IgnoreChecksum(true))
+}
+
+func newZstd(r io.Reader, more ...zstd.DOption) (io.ReadCloser, error) {
+	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow)}
+	decoder, err := zstd.NewReader(r, append(options, more...)...)
 	if err != nil {
 		return nil, err
 	}
