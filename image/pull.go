@@ -380,9 +380,7 @@ func (s *Store) unpack(ctx context.Context, l *link, parent string, compressed i
 		return err
 	}
 	defer decoder.Close()
-	decoded := readAhead(decoder)
-	defer decoded.Close()
-	bounded := &boundedReader{r: decoded, left: l.manifest.UncompressedSize}
+	bounded := &boundedReader{r: decoder, left: l.manifest.UncompressedSize}
 	if l.pot != nil {
 		bounded.left = s.options.Limits.Stream
 		err = s.unpackPot(ctx, l, parent, bounded)

@@ -101,7 +101,7 @@ func receive(ctx context.Context, u *unpacker, pool string, args ...string) erro
 }
 
 // syncEvery is how many bytes of a stream wait in memory for the disk: enough for a transaction group worth its while.
-const syncEvery = 64 << 20
+const syncEvery = 128 << 20
 
 // syncingWriter has the pool write to its disks while more comes. Left alone, ZFS keeps what it receives for the seconds of a transaction
 // group (zfs(4), zfs_txg_timeout), and the end of a receive waits for all of it.
