@@ -110,7 +110,7 @@ func TestSoak(t *testing.T) {
 	t.Cleanup(func() { forgotten(t) }) // after the witness
 	witness := running(t, runExample(t, "web"))
 	began := holding(t, witness)
-	first := persistent(t, "/bin/true") // every path was taken once before the first look
+	first := persistent(t, "/bin/sleep", "0") // every path was taken once before the first look
 	complete(t, first)
 	stop(t, first)
 	nothingHeld(t, witness)
