@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -257,15 +256,9 @@ func (c ImagesConfig) withoutSecrets() ImagesConfig {
 
 // mirrors turns "URL=MIRROR" entries into each URL's mirrors, in order.
 func (c *ImagesConfig) mirrors() (map[string][]string, error) {
-	m := map[string][]string{}
-	for i, e := range c.Mirrors {
-		from, to, _ := strings.Cut(e, "=")
-		base, err := image.ParseBase(from)
-		mirror, err2 := image.ParseBase(to)
-		if err != nil || err2 != nil {
-			return nil, fmt.Errorf("images mirrors: entry %d must be URL=MIRROR, two base URLs as in https://registry.example.org/images: %w", i+1, cmp.Or(err, err2))
-		}
-		m[base] = append(m[base], mirror)
+	m, err := image.ParseMirrors(c.Mirrors)
+	if err != nil {
+		return nil, fmt.Errorf("images mirrors: %w", err)
 	}
 	return m, nil
 }

@@ -7,6 +7,7 @@
 package image
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -87,8 +88,23 @@ func NewReference(base, name, tag string) (Reference, error) {
 	return r, nil
 }
 
-// ParseBase reads the base URL of a registry, such as a mirror's.
-func ParseBase(s string) (string, error) {
+// ParseMirrors reads a list of URL=MIRROR, base URLs both, into what to ask before each registry, in the order of the list. Its errors name no
+// entry by its text, which may hold credentials.
+func ParseMirrors(entries []string) (map[string][]string, error) {
+	mirrors := map[string][]string{}
+	for i, e := range entries {
+		from, to, _ := strings.Cut(e, "=")
+		base, err := parseBase(from)
+		mirror, err2 := parseBase(to)
+		if err != nil || err2 != nil {
+			return nil, fmt.Errorf("entry %d must be URL=MIRROR, two base URLs as in https://registry.example.org/images: %w", i+1, cmp.Or(err, err2))
+		}
+		mirrors[base] = append(mirrors[base], mirror)
+	}
+	return mirrors, nil
+}
+
+func parseBase(s string) (string, error) {
 	if err := refuseUserinfo(s); err != nil {
 		return "", err
 	}

@@ -177,6 +177,8 @@ func TestUsage(t *testing.T) {
 		{[]string{"build", "web:1", "x", "--os", "plan9", "--directory", "/tmp"}, `unknown os "plan9"`},
 		{[]string{"build", "web:1", "x", "--port", "x", "--directory", "/tmp"}, `"x" is no port`},
 		{[]string{"pull", "http://x/web:1", "--arch", "vax", "--directory", "/tmp"}, `unknown arch "vax"`},
+		{[]string{"pull", "http://x/web:1", "--mirror", "http://y", "--directory", "/tmp"}, "--mirror: entry 1 must be URL=MIRROR"},
+		{[]string{"pull", "http://x/web:1", "--mirror", "http://x=y", "--directory", "/tmp"}, "--mirror: entry 1 must be URL=MIRROR"},
 		{[]string{"gc", "--delay", "-1h", "--directory", "/tmp"}, "--delay -1h0m0s is negative"},
 		{[]string{"gc", "--max-size", "much", "--directory", "/tmp"}, `"much" is no size; write it as in 50GiB`},
 		{[]string{"list", "--colour"}, "unknown flag: --colour"},

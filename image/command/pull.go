@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,27 +59,17 @@ func (r *registryFlags) over(cmd *cobra.Command, usual Defaults) (Defaults, erro
 		o.Keys = given.Keys
 	}
 	o.Registry = client(cmd, given.Registry, o.Registry)
-	mirrors, err := parseMirrors(r.mirrors)
+	mirrors, err := image.ParseMirrors(r.mirrors)
+	if err != nil {
+		return usual, usageError{fmt.Errorf("--mirror: %w", err)}
+	}
 	o.Registry.Mirrors = maps.Clone(o.Registry.Mirrors)
 	if o.Registry.Mirrors == nil {
 		o.Registry.Mirrors = map[string][]string{}
 	}
 	maps.Copy(o.Registry.Mirrors, mirrors)
 	usual.Images = o
-	return usual, err
-}
-
-func parseMirrors(list []string) (map[string][]string, error) {
-	mirrors := map[string][]string{}
-	for _, m := range list {
-		base, mirror, ok := strings.Cut(m, "=")
-		if !ok {
-			return nil, usageError{fmt.Errorf("--mirror %q has no =; write URL=MIRROR", m)}
-		}
-		base = strings.TrimRight(base, "/")
-		mirrors[base] = append(mirrors[base], strings.TrimRight(mirror, "/"))
-	}
-	return mirrors, nil
+	return usual, nil
 }
 
 // about is the image that the command is about, and how its registry is asked.
