@@ -47,7 +47,7 @@ func TestLogsGoOn(t *testing.T) {
 				must(t, here.StartClient(timely(t)))
 			}
 			time.Sleep(time.Second)
-			eventually(t, alloc, "counter", "touch /local/end")
+			eventually(t, alloc, "counter", ": > /local/end")
 			if event := exitCode(t, ended(t, job), "counter"); event.ExitCode != 5 {
 				t.Errorf("exit code %d, want 5: %s", event.ExitCode, event.DisplayMessage)
 			}
@@ -61,7 +61,7 @@ func TestLogsGoOn(t *testing.T) {
 // TestLastLines has a task end while no client is there.
 func TestLastLines(t *testing.T) {
 	job := oneOff(t, newTask("counter", "jail", map[string]any{"image": "REGISTRY/web:1.0", "command": "/bin/sh", "args": []string{"-c",
-		"(sleep 3; touch /local/end) & " + counter}}))
+		"(sleep 3; : > /local/end) & " + counter}}))
 	alloc := running(t, job)
 	must(t, here.KillClient())
 	must(t, here.KillPlugin())

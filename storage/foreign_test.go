@@ -244,9 +244,9 @@ func encrypted(t *testing.T, s sender) []byte {
 		return nil
 	}
 	key := t.TempDir() + "/key"
-	write(t, key, "correct horse battery staple")
+	write(t, key, "0123456789abcdef0123456789abcdef")
 	d := s.Child("encrypted")
-	run(t, "zfs", "create", "-o", "encryption=on", "-o", "keyformat=passphrase", "-o", "keylocation=file://"+key, string(d))
+	run(t, "zfs", "create", "-o", "encryption=on", "-o", "keyformat=raw", "-o", "keylocation=file://"+key, string(d))
 	run(t, "zfs", "snapshot", d.Snapshot("a"))
 	return run(t, "zfs", "send", "-w", d.Snapshot("a"))
 }
