@@ -50,12 +50,13 @@ func makeLargeTree(b *testing.B, size int) string {
 
 // BenchmarkPull compares, in turns, a pull by a running process of its own with the floor, `zstd -dc FILE | zfs receive` from the local
 // disk, and with the three passes of a download to a file, a hash of it, and zstd and receive from it: once from a registry
-// that is as fast as this machine, and once from one behind a network of a gigabit a second.
+// that is as fast as this machine, and once each from one behind a network of 1 and of 2.5 gigabits a second.
 func BenchmarkPull(b *testing.B) {
 	dir, m := publish(b, "zfs", "web:1", makeLargeTree(b, benchSize), BuildOptions{})
 	b.Logf("%d MiB, %d MiB compressed", m.UncompressedSize>>20, m.Size>>20)
 	b.Run("loopback", func(b *testing.B) { benchmarkPull(b, dir, m, nil) })
 	b.Run("gigabit", func(b *testing.B) { benchmarkPull(b, dir, m, paced(125e6)) })
+	b.Run("2.5gigabit", func(b *testing.B) { benchmarkPull(b, dir, m, paced(312.5e6)) })
 }
 
 func benchmarkPull(b *testing.B, dir string, m Manifest, pace fault) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -109,6 +110,9 @@ func list(t testing.TB, dir string) string {
 	t.Helper()
 	var b strings.Builder
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if path != dir && errors.Is(err, fs.ErrNotExist) { // somebody removes it just now
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -96,7 +96,7 @@ func TestBackOff(t *testing.T) {
 func TestSlowTries(t *testing.T) {
 	dir, m := publish(t, "tar", "web:1", makeTree(t, 1<<20), BuildOptions{})
 	r := newRegistry(t, dir)
-	h := newHost(t, "tar", Options{Limits: Limits{Retry: 500 * time.Millisecond}})
+	h := newHost(t, "tar", Options{Limits: Limits{Retry: time.Second}})
 	tries := []fault{cut(".zst", int(m.Size)*8/10, always), cut(".zst", int(m.Size)*6/10, always), cut(".zst", 0, 0)}
 	r.misbehave(onlyFiles(".zst", func(w http.ResponseWriter, req *http.Request, good http.Handler) {
 		if req.Header.Get("Range") == "" && len(tries) > 1 {
@@ -115,10 +115,10 @@ func TestSlowTries(t *testing.T) {
 	}
 }
 
-// slowly takes 30 ms for each 16 KiB.
+// slowly takes 60 ms for each 16 KiB.
 func slowly(w http.ResponseWriter, data []byte) {
 	for chunk := range slices.Chunk(data, 16<<10) {
-		time.Sleep(30 * time.Millisecond)
+		time.Sleep(60 * time.Millisecond)
 		w.Write(chunk)
 	}
 }
