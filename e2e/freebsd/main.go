@@ -164,9 +164,10 @@ func unpack(archive, folder string) error {
 // turn is what the console says, and what is typed then.
 type turn struct{ wait, answer string }
 
-// talk ends the run in time to bring out what it left. The first reboot is for the tunable that only the loader can set.
+// talk ends the run in time to bring out what it left, in the foreground, since timeout(1) else waits for what a test left running. The first
+// reboot is for the tunable that only the loader can set.
 func talk(limit time.Duration) []turn {
-	run := fmt.Sprintf("timeout %.0f sh ./run", 0.9*limit.Seconds())
+	run := fmt.Sprintf("timeout --foreground %.0f sh ./run", 0.9*limit.Seconds())
 	return []turn{
 		{"login: ", "root\n"},
 		{"# ", "exec /bin/sh\n"},

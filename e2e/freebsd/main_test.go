@@ -51,7 +51,7 @@ func TestConverse(t *testing.T) {
 	if status != "3" || err != nil {
 		t.Errorf("status %q, %v", status, err)
 	}
-	if len(typed) != 6 || typed[3] != "root\n" || !strings.Contains(typed[2], "reboot") || !strings.Contains(typed[5], "timeout 3240 sh ./run") {
+	if len(typed) != 6 || typed[3] != "root\n" || !strings.Contains(typed[2], "reboot") || !strings.Contains(typed[5], "timeout --foreground 3240 sh ./run") {
 		t.Errorf("typed %q", typed)
 	}
 }
