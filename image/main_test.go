@@ -105,31 +105,32 @@ func (h *host) state(t testing.TB) string {
 	return list(t, filepath.Join(h.dir, "store"))
 }
 
+func describe(path string, entry fs.DirEntry) (string, error) {
+	info, err := entry.Info()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return info.Mode().String(), nil
+	}
+	data, err := os.ReadFile(path)
+	return fmt.Sprintf("%v %x", info.Mode(), sha256.Sum256(data)), err
+}
+
 // list names all below dir, and the content's hash of files.
 func list(t testing.TB, dir string) string {
 	t.Helper()
 	var b strings.Builder
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		var what string
+		if err == nil {
+			what, err = describe(path, entry)
+		}
 		if path != dir && errors.Is(err, fs.ErrNotExist) { // somebody removes it just now
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		fmt.Fprint(&b, strings.TrimPrefix(path, dir), " ", info.Mode())
-		if info.Mode().IsRegular() {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(&b, " %x", sha256.Sum256(data))
-		}
-		b.WriteByte('\n')
-		return nil
+		fmt.Fprintln(&b, strings.TrimPrefix(path, dir), what)
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
