@@ -310,13 +310,14 @@ func testCPULimit(t *testing.T) {
 }
 
 // cpuAtMost is the MHz that a busy task with that limit may use. FreeBSD 15 stops it by whole seconds and lets it run in one of three; of its
-// pcpu, a decaying mean, that may show as half a core.
+// pcpu, a decaying mean, that may show as half a core. 12 is exact; 13 and 14 have not been measured.
 func cpuAtMost(t *testing.T, alloc *nomad.Allocation, limit float64) float64 {
 	t.Helper()
 	most := limit * 1.3
-	if runtime.GOOS == "freebsd" {
-		node, _, err := here.Cluster.Nomad.Nodes().Info(alloc.NodeID, nil)
-		must(t, err)
+	node, _, err := here.Cluster.Nomad.Nodes().Info(alloc.NodeID, nil)
+	must(t, err)
+	release := node.Attributes["driver.jail.kernel.release"]
+	if runtime.GOOS == "freebsd" && !strings.HasPrefix(release, "12.") {
 		total, err := strconv.ParseFloat(node.Attributes["cpu.totalcompute"], 64)
 		must(t, err)
 		cores, err := strconv.ParseFloat(node.Attributes["cpu.numcores"], 64)
