@@ -61,9 +61,12 @@ zstd, such as a FreeBSD release's base.txz. Owners and modes are kept.
 
 Or make it as a recipe says, one instruction a line:
 
-    base web:1.3              # an image in the store or at a URL, or the path (./ or /) of a folder or archive
-    copy site /usr/local/www  # files below the recipe's folder; root owns them in the image
-    run pkg install -y nginx  # in a jail; it reaches the network only with --host-network
+    # an image in the store or at a URL, or the path (./ or /) of a folder or archive
+    base web:1.3
+    # files below the recipe's folder; root owns them in the image
+    copy site /usr/local/www
+    # in a jail; it reaches the network only with --host-network
+    run pkg install -y nginx
     user www
     workdir /usr/local/www
     env LANG=C.UTF-8

@@ -75,7 +75,7 @@ func New(run Runner, plugin Plugin) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.dataset, "dataset", "", "ZFS dataset below which images are kept, as in the plugin's configuration")
 	flags.StringVar(&a.directory, "directory", "", "directory in which images are kept where there is no ZFS")
-	flags.StringVar(&a.config, "config", "", "file or folder of Nomad's agent configuration that has the plugin's (default: what the plugin used last)")
+	flags.StringVar(&a.config, "config", "", "file or folder of Nomad's agent configuration that has the plugin's (default: what the plugin used last, else its block in the agent's usual folder)")
 	flags.StringVar(&a.stateDir, "state-dir", "", "folder of the driver's state: mounts and locks (default: the plugin's)")
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more on stderr")
