@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/hashicorp/nomad/client/allocdir"
 )
 
 // pair is one entry of copy, mount or mount_read_only.
@@ -101,22 +104,30 @@ func resolved(path string) string {
 	return filepath.Clean(path)
 }
 
-// locate gives relative sources their folder: the task's directory, or the alloc's shared one for "alloc/…". It refuses
-// a source that is not there, or that leaves its folder by a symlink.
+// locate gives relative sources their folder, which is one of those that the task sees and never the task's directory: who may change that
+// may put symlinks in their places. It refuses a source that is not there, or that leaves its folder by a symlink.
 func (p *plan) locate(list []pair) error {
-	td := p.cfg.TaskDir()
 	for i := range list {
 		c := &list[i]
 		if c.Base == "" {
-			c.Base, c.Rel = td.Dir, c.Source
-			if rest, ok := cutFolder(c.Source, "alloc"); ok {
-				c.Base, c.Rel = td.SharedAllocDir, rest
+			if err := c.locate(p.cfg.TaskDir()); err != nil {
+				return fmt.Errorf("%s: %w", c, err)
 			}
 		}
 		if err := c.checkSource(); err != nil {
 			return fmt.Errorf("%s: %w", c, err)
 		}
 	}
+	return nil
+}
+
+func (p *pair) locate(td *allocdir.TaskDir) error {
+	folder, rest, _ := strings.Cut(p.Source, "/")
+	base, ok := map[string]string{"local": td.LocalDir, "secrets": td.SecretsDir, "alloc": td.SharedAllocDir}[folder]
+	if !ok {
+		return errors.New("a relative source is one of the task's folders local, secrets and alloc, or in one")
+	}
+	p.Base, p.Rel = base, cmp.Or(rest, ".")
 	return nil
 }
 
@@ -134,12 +145,4 @@ func (p pair) checkSource() error {
 		return fmt.Errorf("the source cannot be used, it must not leave its folder by a symlink: %w", err)
 	}
 	return nil
-}
-
-// cutFolder takes folder off the front of a relative path; what is left is "." for the folder itself.
-func cutFolder(path, folder string) (string, bool) {
-	if path == folder {
-		return ".", true
-	}
-	return strings.CutPrefix(path, folder+"/")
 }

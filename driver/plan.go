@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -43,7 +44,7 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if p.ref, err = p.reference(); err != nil {
 		return nil, err
 	}
-	if path, ok := strings.CutPrefix(p.ref.Base, "file://"); ok {
+	if path, ok := p.ref.Folder(); ok {
 		if _, _, err := operator.permitPath(path, false); err != nil {
 			return nil, fmt.Errorf("image %s: %w", p.ref, err)
 		}
@@ -84,6 +85,9 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if p.given, err = p.volumes(); err != nil {
 		return nil, err
 	}
+	if err := storage.CheckMounts(runtime.GOOS, p.mountTable()); err != nil {
+		return nil, err
+	}
 	if p.ports, err = p.portMaps(); err != nil {
 		return nil, err
 	}
@@ -117,6 +121,28 @@ func (p *plan) allMounts(operator *Config) ([]pair, error) {
 		return nil, err
 	}
 	return append(mounts, readOnly...), nil
+}
+
+// mountTable is all that is mounted in the task's root, in order.
+func (p *plan) mountTable() []storage.Mount {
+	td := p.cfg.TaskDir()
+	mounts := append(storage.DefaultMounts(p.devfsRuleset()), p.pot.mounts...)
+	mounts = append(mounts,
+		bindWithin(p.cfg.AllocDir, td.SharedAllocDir, "/alloc", false),
+		bindWithin(td.Dir, td.LocalDir, "/local", false),
+		bindWithin(td.Dir, td.SecretsDir, "/secrets", false),
+	)
+	mounts = append(mounts, p.given...)
+	for _, c := range p.mounts {
+		mounts = append(mounts, bindWithin(c.Base, filepath.Join(c.Base, c.Rel), c.Target, c.ReadOnly))
+	}
+	return mounts
+}
+
+func bindWithin(within, source, target string, readOnly bool) storage.Mount {
+	m := storage.Bind(source, target, readOnly)
+	m.Within = within
+	return m
 }
 
 // portMaps joins the labels of ports and port_map with what the group was given.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -127,6 +126,7 @@ var startSteps = []struct {
 	{"state", (*start).writeState},
 	{"image", (*start).ensureImage},
 	{"clone", (*start).clone},
+	{"names", (*start).writeNames},
 	{"copy", (*start).copyFiles},
 	{"mount", (*start).mount},
 	{"resolve", (*start).resolve},
@@ -271,23 +271,6 @@ func (s *start) copyOne(root *os.Root, c pair) error {
 
 func (s *start) mount(context.Context) error { return storage.MountAll(s.root, s.mountTable()) }
 
-func (s *start) mountTable() []storage.Mount {
-	td := s.cfg.TaskDir()
-	mounts := append(storage.DefaultMounts(s.devfsRuleset()), s.pot.mounts...)
-	mounts = append(mounts,
-		storage.Bind(td.SharedAllocDir, "/alloc", false),
-		storage.Bind(td.LocalDir, "/local", false),
-		storage.Bind(td.SecretsDir, "/secrets", false),
-	)
-	mounts = append(mounts, s.given...)
-	for _, c := range s.mounts {
-		m := storage.Bind(filepath.Join(c.Base, c.Rel), c.Target, c.ReadOnly)
-		m.Within = c.Base
-		mounts = append(mounts, m)
-	}
-	return mounts
-}
-
 func (s *start) resolve(context.Context) error {
 	s.spec.Root = s.root
 	if s.foreseen {
@@ -388,9 +371,6 @@ func (s *start) connect(ctx context.Context) error {
 			return fmt.Errorf("network: %w", err)
 		}
 	}
-	if err := s.writeNames(s.at); err != nil {
-		return err
-	}
 	return writeState(s.dir, s.state)
 }
 
@@ -399,9 +379,9 @@ func (p *plan) ownNetwork() bool {
 	return p.task.NetworkMode == modeBridge && (p.cfg.NetworkIsolation == nil || p.cfg.NetworkIsolation.Path == "")
 }
 
-// writeNames gives the jail its own /etc/hosts and /etc/resolv.conf.
-func (s *start) writeNames(at network.Attachment) error {
-	hosts, err := network.Hosts(s.spec.Hostname, at, s.task.ExtraHosts)
+// writeNames gives the jail its own /etc/hosts and /etc/resolv.conf, before the job's copies and mounts, which may bring others.
+func (s *start) writeNames(context.Context) error {
+	hosts, err := network.Hosts(s.spec.Hostname, s.at, s.task.ExtraHosts)
 	if err != nil {
 		return err
 	}

@@ -43,8 +43,10 @@ func taskWith(t *testing.T, c TaskConfig) *drivers.TaskConfig {
 	if err := os.MkdirAll(local, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("/etc", filepath.Join(local, "out")); err != nil {
-		t.Fatal(err)
+	for name, to := range map[string]string{"out": "/etc", "up": ".."} {
+		if err := os.Symlink(to, filepath.Join(local, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return cfg
 }
@@ -83,6 +85,12 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 			`network_mode "host" is not allowed here; the operator allows it with allow = ["host_network"] in the plugin's configuration`,
 		},
 		{"image of the host", TaskConfig{Image: "file:///srv/images/web:1"}, `image file:///srv/images/web:1: host path /srv/images is not allowed`},
+		{"image of the host, encoded", TaskConfig{Image: "file:///srv/%69mages/web:1"}, `image file:///srv/%69mages/web:1: host path /srv/images is not allowed`},
+		{"image of the host, otherwise spelt", TaskConfig{Image: "file:/srv/images/web:1"}, `image "file:/srv/images/web:1": a file URL is file:///path/NAME:TAG`},
+		{"image of the host, in capitals", TaskConfig{Image: "FILE:///srv/images/web:1"}, `image "FILE:///srv/images/web:1": a file URL is file:///path/NAME:TAG`},
+		{"the task's directory", TaskConfig{Mount: []string{".:/x"}}, `mount ".:/x": a relative source is one of the task's folders local, secrets and alloc`},
+		{"what Nomad keeps from the task", TaskConfig{Copy: []string{"private/x:/x"}}, `copy "private/x:/x": a relative source is one of the task's folders`},
+		{"source leads up by a symlink", TaskConfig{Mount: []string{"local/up:/x"}}, `mount "local/up:/x": the source cannot be used, it must not leave its folder by a symlink`},
 		{"pot without tag", TaskConfig{Pot: "web"}, `pot and tag go together: the image's name and its version, with image as their base URL`},
 		{"extra host", TaskConfig{ExtraHosts: []string{"db"}}, `extra_hosts: "db" must be HOST:ADDRESS`},
 		{"extra host address", TaskConfig{ExtraHosts: []string{"db:nine"}}, `extra_hosts: "db:nine": "nine" is not an IP address`},

@@ -148,8 +148,8 @@ func checkBase(base string) error {
 			return errors.New("the registry's URL has no host; write https://host/path/NAME:TAG")
 		}
 	case "file":
-		if u.Host != "" {
-			return errors.New("a file URL has no host; write file:///path/NAME:TAG")
+		if u.Host != "" || u.Opaque != "" || !strings.HasPrefix(base, "file:///") {
+			return errors.New("a file URL is file:///path/NAME:TAG, without a host")
 		}
 	case "":
 		return fmt.Errorf("the registry's URL has no scheme; write https://%s/NAME:TAG", base)
@@ -192,6 +192,15 @@ func (r Reference) String() string {
 		s += "@" + r.Digest
 	}
 	return s
+}
+
+// Folder is the path of the host that a file URL means, as it is opened: without the URL's %xx.
+func (r Reference) Folder() (path string, ok bool) {
+	u, err := url.Parse(r.Base)
+	if err != nil || u.Scheme != "file" {
+		return "", false
+	}
+	return u.Path, true
 }
 
 // unpinned is what identifies the reference in the store.

@@ -18,7 +18,7 @@ import (
 // Mount is something to see at Target in a task's root.
 type Mount struct {
 	Type     string // "bind" (FreeBSD: nullfs), "tmpfs", "dev": the devices that a jail may use; FreeBSD also: "fdescfs", "procfs"
-	Source   string // of a bind: a directory of the host; on Linux also a file
+	Source   string // of a bind: a directory of the host, or a file; FreeBSD before 14 takes directories only
 	Within   string // of a bind: the directory of the host that Source, its symlinks followed, must not leave; "" for any
 	Target   string // absolute, in the jail; made if it is missing
 	ReadOnly bool
@@ -48,7 +48,29 @@ func DefaultMounts(ruleset int) []Mount {
 	return []Mount{{Type: typeDev, Target: "/dev", Ruleset: ruleset}}
 }
 
-// check refuses a mount that can't be right on a host of the kind goos, before anything is made.
+// CheckMounts refuses mounts that can't be right on a host of the kind goos, before anything is made. FreeBSD's nmount(2) takes a path, which
+// whoever else has a folder could turn elsewhere: nothing is mounted in a folder that is itself mounted from the host.
+func CheckMounts(goos string, mounts []Mount) error {
+	for i, m := range mounts {
+		if err := m.check(goos); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Target, err)
+		}
+		for _, earlier := range mounts[:i] {
+			if goos == "freebsd" && earlier.Type == typeBind && below(path.Clean(earlier.Target), path.Clean(m.Target)) {
+				return fmt.Errorf("mount %s: %w", m.Target, errInside(earlier.Target))
+			}
+		}
+	}
+	return nil
+}
+
+func errInside(earlier string) error {
+	return fmt.Errorf("it is inside of %s, which is mounted from the host, and FreeBSD cannot mount there safely; choose a target elsewhere", earlier)
+}
+
+// below is for clean paths.
+func below(folder, p string) bool { return strings.HasPrefix(p, strings.TrimSuffix(folder, "/")+"/") }
+
 func (m Mount) check(goos string) error {
 	if _, err := local(m.Target); err != nil {
 		return err
@@ -104,29 +126,34 @@ func local(target string) (string, error) {
 // MountAll mounts below root, in order, making mount points that are missing. A target that leaves root, by .. or by a symlink, is refused. On an
 // error nothing stays mounted.
 func MountAll(root string, mounts []Mount) error {
-	for _, m := range mounts {
-		if err := m.check(runtime.GOOS); err != nil {
-			return fmt.Errorf("mount %s: %w", m.Target, err)
-		}
+	if err := CheckMounts(runtime.GOOS, mounts); err != nil {
+		return err
 	}
-	r, err := os.OpenRoot(root)
+	real, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return err
+	}
+	r, err := os.OpenRoot(real)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	var made []string
+	var made, binds []string
 	for _, m := range mounts {
-		at, err := mountOne(r, m)
+		at, err := mountOne(r, m, binds)
 		if err != nil {
 			return errors.Join(fmt.Errorf("mount %s: %w", m.Target, err), unmountEach(made))
 		}
 		made = append(made, at)
+		if m.Type == typeBind {
+			binds = append(binds, at)
+		}
 	}
 	return nil
 }
 
-// mountOne returns where something is mounted now.
-func mountOne(root *os.Root, m Mount) (at string, err error) {
+// mountOne returns where something is mounted now, and takes the places of earlier binds.
+func mountOne(root *os.Root, m Mount, binds []string) (at string, err error) {
 	name, err := local(m.Target)
 	if err != nil {
 		return "", err
@@ -156,6 +183,14 @@ func mountOne(root *os.Root, m Mount) (at string, err error) {
 	at, err = filepath.EvalSymlinks(filepath.Join(root.Name(), name))
 	if err != nil {
 		return "", err
+	}
+	if !below(root.Name(), at) {
+		return "", errors.New("the target was turned out of the jail's root while it was mounted")
+	}
+	for _, bind := range binds {
+		if runtime.GOOS == "freebsd" && below(bind, at) { // by a symlink of the image
+			return "", errInside(bind)
+		}
 	}
 	return at, attach(m, source, target, at)
 }
@@ -220,8 +255,7 @@ func UnmountAll(root string) error {
 	if err != nil {
 		return fmt.Errorf("list of mounts: %w", err)
 	}
-	below := slices.DeleteFunc(points, func(p string) bool { return !strings.HasPrefix(p, strings.TrimSuffix(root, "/")+"/") })
-	return unmountEach(below)
+	return unmountEach(slices.DeleteFunc(points, func(p string) bool { return !below(root, p) }))
 }
 
 // unmountEach unmounts in reverse, each with what is mounted below it.

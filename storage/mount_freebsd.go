@@ -42,14 +42,11 @@ func flags(m Mount) int {
 	return unix.MNT_NOSUID
 }
 
-// attachNullfs mounts by path, and looks afterwards whether that was still the path of the directory that was checked.
+// attachNullfs mounts by path, and looks afterwards whether that was still the path of the source that was checked.
 func attachNullfs(m Mount, source *os.File, at string) error {
 	var want unix.Stat_t
 	if err := unix.Fstat(int(source.Fd()), &want); err != nil {
 		return fmt.Errorf("stat %s: %w", m.Source, err)
-	}
-	if want.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return fmt.Errorf("source %s is a file; FreeBSD mounts directories only: copy it, or mount its directory", m.Source)
 	}
 	path, err := filepath.EvalSymlinks(m.Source)
 	if err != nil {
@@ -66,7 +63,11 @@ func attachNullfs(m Mount, source *os.File, at string) error {
 			return errors.Join(errReplaced, err)
 		}
 	}
-	if err := nmount([][2]string{{"fstype", "nullfs"}, {"fspath", at}, {"target", path}}, flags(m)); err != nil {
+	err = nmount([][2]string{{"fstype", "nullfs"}, {"fspath", at}, {"target", path}}, flags(m))
+	if errors.Is(err, unix.ENOTDIR) && want.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fmt.Errorf("source %s is a file; FreeBSD before 14 mounts directories only: copy it, or mount its directory", m.Source)
+	}
+	if err != nil {
 		return err
 	}
 	if same, err := shows(at, want, handle); err != nil || !same {
@@ -75,7 +76,7 @@ func attachNullfs(m Mount, source *os.File, at string) error {
 	return nil
 }
 
-// shows tells whether nullfs shows the directory want at a path. It has a device number of its own there, and inode numbers are much
+// shows tells whether nullfs shows what want is of at a path. It has a device number of its own there, and inode numbers are much
 // the same on all file systems: the handle's part of the file has the inode's generation too, and tells all but clones of one snapshot
 // apart. Where handle is zero, birth has to do.
 func shows(at string, want unix.Stat_t, handle fileHandle) (bool, error) {

@@ -34,7 +34,17 @@ func TestNullfs(t *testing.T) {
 	root, source := t.TempDir(), t.TempDir()
 	defer UnmountAll(root)
 	write(t, source+"/file", "text")
-	if err := MountAll(root, []Mount{Bind(source+"/file", "/file", false)}); err == nil || !strings.Contains(err.Error(), "directories only") {
+	release, err := unix.SysctlUint32("kern.osreldate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = MountAll(root, []Mount{Bind(source+"/file", "/etc/file", false)})
+	switch {
+	case release < 1400000:
+		if err == nil || !strings.Contains(err.Error(), "FreeBSD before 14 mounts directories only") {
+			t.Errorf("a file: %v", err)
+		}
+	case err != nil || read(t, root+"/etc/file") != "text":
 		t.Errorf("a file: %v", err)
 	}
 	if err := os.Symlink(source, root+"/../link"); err == nil {
@@ -45,6 +55,12 @@ func TestNullfs(t *testing.T) {
 	}
 	if got := read(t, root+"/data/file"); got != "text" {
 		t.Errorf("file %q", got)
+	}
+	if err := os.Symlink("data", root+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := MountAll(root, []Mount{Bind(source, "/data", false), Bind(source, "/link/dir", false)}); err == nil || !strings.Contains(err.Error(), "it is inside of") {
+		t.Errorf("in a mounted folder, by a symlink: %v", err)
 	}
 	if h, err := handleOf("/dev"); err != nil || h != (fileHandle{}) {
 		t.Fatalf("devfs has handles, %v, so this shows nothing: %v", h, err)

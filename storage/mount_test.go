@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,7 +55,7 @@ func TestMounts(t *testing.T) {
 		Bind(shared, "/alloc", false),
 		Bind(shared+"/www", "/usr/local/www", true),
 		Bind(shared+"/www", "/inside/www", false),
-		Mount{Type: "bind", Source: shared + "/www", Within: shared, Target: "/alloc/again"},
+		Mount{Type: "bind", Source: shared + "/www", Within: shared, Target: "/again"},
 	))
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +131,7 @@ func TestMountRefusals(t *testing.T) {
 		"target with a zero byte": {Bind(shared, "/x\x00y", false), "invalid"},
 	} {
 		// Whatever came before is undone.
-		err := MountAll(root, []Mount{Bind(shared, "/before", false), {Type: "tmpfs", Target: "/before/dir"}, test.mount})
+		err := MountAll(root, []Mount{Bind(shared, "/before", false), {Type: "tmpfs", Target: "/besides/dir"}, test.mount})
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v; want %s", name, err, test.want)
 		}
@@ -162,8 +163,29 @@ func TestMountPlan(t *testing.T) {
 		{Mount{Type: "fdescfs", Target: "/dev/fd"}, "linux", false},
 		{Mount{Type: "procfs", Target: "/proc"}, "linux", false},
 	} {
-		if err := test.mount.check(test.goos); (err == nil) != test.ok {
+		if err := CheckMounts(test.goos, []Mount{test.mount}); (err == nil) != test.ok {
 			t.Errorf("%+v on %s: %v", test.mount, test.goos, err)
+		}
+	}
+	for _, test := range []struct {
+		first, second Mount
+		freebsd       string
+	}{
+		{Bind("/a", "/b", false), Bind("/c", "/bc", false), ""},
+		{Bind("/a", "/b", false), Bind("/c", "/b", false), ""},
+		{Bind("/a", "/b/c", false), Bind("/c", "/b", false), ""},
+		{Mount{Type: "tmpfs", Target: "/b"}, Bind("/c", "/b/c", false), ""},
+		{DefaultMounts(4)[0], Mount{Type: "fdescfs", Target: "/dev/fd"}, ""},
+		{Bind("/a", "/b", true), Bind("/c", "//b/./c/d", false),
+			"mount //b/./c/d: it is inside of /b, which is mounted from the host, and FreeBSD cannot mount there safely; choose a target elsewhere"},
+	} {
+		list := []Mount{test.first, test.second}
+		err := CheckMounts("freebsd", list)
+		if got := fmt.Sprint(err); err != nil && got != test.freebsd || err == nil && test.freebsd != "" {
+			t.Errorf("%v: %v", list, err)
+		}
+		if err := CheckMounts("linux", list); err != nil && test.second.Type != "fdescfs" {
+			t.Errorf("%v on Linux: %v", list, err)
 		}
 	}
 }
