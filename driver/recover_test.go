@@ -242,8 +242,6 @@ func TestUnclaimed(t *testing.T) {
 	if _, err := d.Fingerprint(first); err != nil {
 		t.Fatal(err)
 	}
-	second, leave := context.WithCancel(context.Background())
-	t.Cleanup(leave)                  // after the tasks are destroyed
 	var configs []*drivers.TaskConfig // all before the first start: the first of their folders that goes takes the harness's connection along
 	for range 3 {
 		configs = append(configs, newTaskConfig(t, h, "sleep 1000"))
@@ -253,6 +251,8 @@ func TestUnclaimed(t *testing.T) {
 		handles = append(handles, startTask(t, h, cfg))
 	}
 	die()
+	second, leave := context.WithCancel(context.Background())
+	t.Cleanup(leave) // before the tasks are destroyed: what is being removed when the test ends is so twice
 	orphan, recovered, awaited := handles[0], handles[1], handles[2]
 	if _, err := h.WaitTask(second, awaited.Config.ID); err != nil {
 		t.Fatal(err)
