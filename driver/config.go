@@ -39,6 +39,8 @@ type Config struct {
 
 	// CPUHardLimit caps each task at its share of the CPU, also when the host is idle.
 	CPUHardLimit bool `codec:"cpu_hard_limit"`
+	// PidsLimit is the most processes and threads that a task may have, and the most that it may ask for; 0 for as many as the host's.
+	PidsLimit int `codec:"pids_limit"`
 
 	// PullTimeout is how long a start may wait for its image, as a Go duration.
 	PullTimeout string `codec:"pull_timeout"`
@@ -108,6 +110,7 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"subnet":         withDefault("subnet", "string", `"10.99.0.0/16"`),
 	"subnet6":        hclspec.NewAttr("subnet6", "string", false),
 	"cpu_hard_limit": withDefault("cpu_hard_limit", "bool", "false"),
+	"pids_limit":     withDefault("pids_limit", "number", "2048"),
 	"pull_timeout":   withDefault("pull_timeout", "string", `"15m"`),
 	"cleanup_delay":  withDefault("cleanup_delay", "string", `"5m"`),
 	"images": hclspec.NewDefault(hclspec.NewBlock("images", false, imagesSpec),
@@ -155,6 +158,7 @@ func DefaultConfig() Config {
 		StateDir:     defaultStateDir,
 		Bridge:       "jail0",
 		Subnet:       "10.99.0.0/16",
+		PidsLimit:    2048,
 		PullTimeout:  "15m",
 		CleanupDelay: "5m",
 		Images:       ImagesConfig{Retry: "10s", StallTimeout: "30s", GCDelay: "72h"},
@@ -199,6 +203,9 @@ func (c *Config) check() error {
 		if err := knownPermission(p); err != nil {
 			return err
 		}
+	}
+	if c.PidsLimit < 0 {
+		return fmt.Errorf("pids_limit %d must be 0, for none, or more", c.PidsLimit)
 	}
 	for _, p := range []struct{ key, value string }{{"subnet", c.Subnet}, {"subnet6", c.Subnet6}} {
 		if p.value == "" {

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -95,6 +96,9 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 		return nil, fmt.Errorf("device %s: this driver hands no host devices to a jail", cfg.Devices[0].HostPath)
 	}
 	if p.limits, err = p.resources(operator); err != nil {
+		return nil, err
+	}
+	if p.limits.MaxProc, err = p.task.pids(operator); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -226,6 +230,17 @@ func (p *plan) resources(operator *Config) (rctl.Limits, error) {
 	var err error
 	l.Cores, err = cores(r.LinuxResources.CpusetCpus)
 	return l, err
+}
+
+// pids is docker's rule: the operator's limit, or the task's below it.
+func (c *TaskConfig) pids(operator *Config) (uint64, error) {
+	switch {
+	case c.PidsLimit < 0:
+		return 0, fmt.Errorf("pids_limit %d must be above 0", c.PidsLimit)
+	case operator.PidsLimit > 0 && c.PidsLimit > operator.PidsLimit:
+		return 0, fmt.Errorf("pids_limit %d is above the %d of the plugin's configuration, where the operator raises pids_limit", c.PidsLimit, operator.PidsLimit)
+	}
+	return uint64(cmp.Or(c.PidsLimit, operator.PidsLimit)), nil
 }
 
 // cores reads those that Nomad reserved, such as "0,3": the list in NomadResources does not reach a plugin.

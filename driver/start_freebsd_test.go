@@ -35,7 +35,7 @@ ifconfig "$b" vnet "$NAME"
 jexec "$NAME" ifconfig lo0 127.0.0.1/8 up
 jexec "$NAME" ifconfig "$b" "$ADDRESS/16" up
 jexec "$NAME" route -q add default 10.99.0.1 > /dev/null
-rctl -a "jail:$NAME:memoryuse:sigkill=64M"
+rctl -a "jail:$NAME:memoryuse:sigkill=64M" "jail:$NAME:maxproc:deny=2048" "jail:$NAME:nthr:deny=2048"
 echo "rdr pass proto tcp to 10.0.2.15 port 20999 -> $ADDRESS port 80" | pfctl -q -a "nomad-driver-jail/$NAME" -f -
 jexec "$NAME" /bin/sh -c 'echo started; exec sleep 1000' > "$ALLOC/out" 2>&1 < /dev/null &
 until [ -s "$ALLOC/out" ]; do :; done

@@ -39,6 +39,8 @@ type TaskConfig struct {
 
 	// CPUHardLimit caps the task at its share of the CPU, whatever the plugin's own cpu_hard_limit says.
 	CPUHardLimit bool `codec:"cpu_hard_limit"`
+	// PidsLimit is the most processes and threads that the task may have; 0 for the plugin's own pids_limit, which it cannot exceed.
+	PidsLimit int `codec:"pids_limit"`
 
 	// Allow, DevfsRuleset and Securelevel (FreeBSD) and pot's Attributes change what the jail may do.
 	Allow        []string `codec:"allow"`
@@ -64,6 +66,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"mount":           hclspec.NewAttr("mount", "list(string)", false),
 	"mount_read_only": hclspec.NewAttr("mount_read_only", "list(string)", false),
 	"cpu_hard_limit":  withDefault("cpu_hard_limit", "bool", "false"),
+	"pids_limit":      withDefault("pids_limit", "number", "0"),
 	"allow":           hclspec.NewAttr("allow", "list(string)", false),
 	"devfs_ruleset":   withDefault("devfs_ruleset", "number", "0"),
 	"securelevel":     withDefault("securelevel", "number", "-1"),

@@ -196,6 +196,26 @@ func TestPortMaps(t *testing.T) {
 	}
 }
 
+func TestPidsLimit(t *testing.T) {
+	for _, c := range []struct {
+		task, operator int
+		want           uint64
+		refused        string
+	}{
+		{0, 0, 0, ""},
+		{0, 2048, 2048, ""},
+		{16, 2048, 16, ""},
+		{4096, 0, 4096, ""},
+		{2049, 2048, 0, "pids_limit 2049 is above the 2048 of the plugin's configuration, where the operator raises pids_limit"},
+		{-1, 0, 0, "pids_limit -1 must be above 0"},
+	} {
+		p, err := newPlan(taskWith(t, TaskConfig{PidsLimit: c.task}), &Config{PidsLimit: c.operator})
+		if err != nil && err.Error() != c.refused || err == nil && (c.refused != "" || p.limits.MaxProc != c.want) {
+			t.Errorf("%+v: %+v, %v", c, p, err)
+		}
+	}
+}
+
 func TestLimits(t *testing.T) {
 	cfg := taskWith(t, TaskConfig{})
 	p, err := newPlan(cfg, &Config{})

@@ -29,6 +29,7 @@ var jobTests = map[string]func(*testing.T){
 	"copy-mount":            testCopyMount,
 	"memory-limit":          testMemoryLimit,
 	"cpu-limit":             testCPULimit,
+	"pids-limit":            testPidsLimit,
 	"consul-driver-address": testConsulDriverAddress,
 	"signals":               testSignals,
 	"exec":                  testExec,
@@ -280,6 +281,14 @@ func testMemoryLimit(t *testing.T) {
 	if event.Details["oom_killed"] != "true" {
 		t.Errorf("it ended without being OOM-killed: %q %v", event.DisplayMessage, event.Details)
 	}
+}
+
+func testPidsLimit(t *testing.T) {
+	alloc := ended(t, runExample(t, "pids-limit"))
+	if event := exitCode(t, alloc, "bomb"); event.ExitCode == 0 {
+		t.Errorf("ten processes more than a limit of 6 allows: %q", event.DisplayMessage)
+	}
+	waitLog(t, alloc, "bomb", "stderr", "fork: Resource temporarily unavailable")
 }
 
 func testCPULimit(t *testing.T) {
