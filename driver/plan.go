@@ -66,7 +66,7 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if err := p.params().Check(); err != nil {
 		return nil, err
 	}
-	if err := operator.permitRuleset(p.devfsRuleset()); err != nil {
+	if err := operator.permitRuleset(p.devfsRuleset(), p.task.NetworkMode); err != nil {
 		return nil, err
 	}
 	if p.copies, err = pairs("copy", p.task.Copy, operator, false); err != nil {

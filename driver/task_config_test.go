@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -222,5 +223,36 @@ func TestName(t *testing.T) {
 	}
 	if name == Name("8c3a1f4e-0000-4000-8000-000000000000/web/1a2b3c4e") {
 		t.Error("another invocation has the same name")
+	}
+}
+
+// TestRulesetOnHostsNetwork: ruleset 5 shows /dev/pf, which on the host's network stack is the host's firewall.
+func TestRulesetOnHostsNetwork(t *testing.T) {
+	const refused = `devfs_ruleset 5 with network_mode "host", and so with the host's /dev/pf, is not allowed here; ` +
+		`the operator allows it with devfs_rulesets = [5] in the plugin's configuration`
+	for _, c := range []struct {
+		mode, attribute string
+		ruleset         int
+		listed          []int
+		want            string
+	}{
+		{mode: modeBridge, ruleset: 5},
+		{mode: modeNone, ruleset: 5},
+		{mode: modeHost, ruleset: 4},
+		{mode: modeHost},
+		{mode: modeHost, ruleset: 5, want: refused},
+		{mode: modeHost, ruleset: 5, listed: []int{10}, want: refused},
+		{mode: modeHost, attribute: "devfs_ruleset:5", want: refused},
+		{mode: modeHost, ruleset: 5, listed: []int{10, 5}},
+		{mode: modeHost, ruleset: 10, listed: []int{10}},
+	} {
+		task := TaskConfig{NetworkMode: c.mode, DevfsRuleset: c.ruleset}
+		if c.attribute != "" {
+			task.Attributes = []string{c.attribute}
+		}
+		_, err := newPlan(taskWith(t, task), &Config{Allow: []string{hostNetwork}, DevfsRulesets: c.listed})
+		if got := fmt.Sprint(err); c.want == "" && err != nil || c.want != "" && got != c.want {
+			t.Errorf("%+v: got %v", c, err)
+		}
 	}
 }
