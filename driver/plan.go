@@ -138,7 +138,7 @@ func (p *plan) portMaps() ([]network.PortMap, error) {
 			}
 		}
 	}
-	var maps []network.PortMap
+	var maps, local []network.PortMap
 	for _, label := range labels {
 		m, ok := given[label]
 		if !ok {
@@ -154,25 +154,31 @@ func (p *plan) portMaps() ([]network.PortMap, error) {
 		if m.TaskPort == 0 {
 			m.TaskPort = m.HostPort
 		}
-		for _, ip := range hostAddresses(m.HostIP) {
-			for _, proto := range []string{"tcp", "udp"} {
-				m.HostIP, m.Proto = ip, proto
-				maps = append(maps, m)
+		for _, proto := range []string{"tcp", "udp"} {
+			m.Proto = proto
+			maps = append(maps, m)
+			if l, ok := onLoopback(m); ok {
+				local = append(local, l)
 			}
 		}
 	}
-	return maps, nil
+	// After all that Nomad gave, which may have the same port on the loopback address.
+	return append(maps, local...), nil
 }
 
-// hostAddresses are where a port given at ip is served: there, and on the host's loopback address too.
-func hostAddresses(ip netip.Addr) []netip.Addr {
-	switch {
-	case !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback():
-		return []netip.Addr{ip}
-	case ip.Is4():
-		return []netip.Addr{ip, netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+// onLoopback is a port that is given at one address of the host, served at its loopback address too. Nomad gives ports address by
+// address, so the loopback one may have this port for something else.
+func onLoopback(m network.PortMap) (network.PortMap, bool) {
+	ip := m.HostIP
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback() {
+		return network.PortMap{}, false
 	}
-	return []netip.Addr{ip, netip.IPv6Loopback()}
+	m.Optional = true
+	m.HostIP = netip.IPv6Loopback()
+	if ip.Is4() {
+		m.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return m, true
 }
 
 // resources turns Nomad's resources into limits. CPUShares are Nomad's MHz. What is called Linux's comes on every host.

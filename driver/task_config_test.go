@@ -180,12 +180,44 @@ func TestPortMaps(t *testing.T) {
 	if m := p.ports[0]; m.HostPort != 22000 || m.TaskPort != 80 || m.HostIP.String() != "192.0.2.1" {
 		t.Errorf("got %+v", m)
 	}
+	for i, m := range p.ports {
+		if m.Optional != (i >= 2) {
+			t.Errorf("what Nomad gave is needed, localhost is not: got %+v", m)
+		}
+	}
 	p, err = newPlan(taskWith(t, TaskConfig{Ports: []string{"http"}}), &Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.ports[0].TaskPort != 8080 {
 		t.Errorf("the group's `to` is the port in the jail: got %+v", p.ports[0])
+	}
+}
+
+// TestPortOnTwoAddresses: Nomad gives a port at each address by itself, at the loopback address too.
+func TestPortOnTwoAddresses(t *testing.T) {
+	cfg := taskWith(t, TaskConfig{Ports: []string{"in", "out", "local"}})
+	*cfg.Resources.Ports = structs.AllocatedPorts{
+		{Label: "in", Value: 80, To: 8080, HostIP: "192.0.2.1"},
+		{Label: "out", Value: 80, To: 8081, HostIP: "2001:db8::1"},
+		{Label: "local", Value: 80, To: 8082, HostIP: "127.0.0.1"},
+	}
+	p, err := newPlan(cfg, &Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range p.ports {
+		if m.Proto == "tcp" {
+			got = append(got, fmt.Sprintf("%s %s %d %v", m.Label, m.HostIP, m.TaskPort, m.Optional))
+		}
+	}
+	want := []string{
+		"in 192.0.2.1 8080 false", "out 2001:db8::1 8081 false", "local 127.0.0.1 8082 false",
+		"in 127.0.0.1 8080 true", "out ::1 8081 true",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
