@@ -130,11 +130,16 @@ func (p *plan) portMaps() ([]network.PortMap, error) {
 	if len(labels) == 0 {
 		return nil, nil
 	}
+	if p.task.NetworkMode == modeNone && !p.joinsGroup() {
+		return nil, fmt.Errorf("ports: with network_mode %q no port of the host leads to the jail; leave ports and port_map out, or use %q",
+			modeNone, modeBridge)
+	}
 	given := map[string]network.PortMap{}
 	if p.cfg.Resources != nil && p.cfg.Resources.Ports != nil {
 		for _, a := range *p.cfg.Resources.Ports {
+			// Of a static port, Nomad leaves the `to = -1` that means the same port.
 			given[a.Label] = network.PortMap{
-				Label: a.Label, HostPort: uint16(a.Value), TaskPort: uint16(a.To), HostIP: parseAddr(a.HostIP),
+				Label: a.Label, HostPort: uint16(a.Value), TaskPort: uint16(max(a.To, 0)), HostIP: parseAddr(a.HostIP),
 			}
 		}
 	}
@@ -153,6 +158,10 @@ func (p *plan) portMaps() ([]network.PortMap, error) {
 		}
 		if m.TaskPort == 0 {
 			m.TaskPort = m.HostPort
+		}
+		if p.task.NetworkMode == modeHost && m.TaskPort != m.HostPort {
+			return nil, fmt.Errorf("ports: with network_mode %q port %q is the host's %d and cannot be %d in the jail; "+
+				"leave out its `to` and port_map, and have the command listen on ${NOMAD_PORT_%s}", modeHost, label, m.HostPort, m.TaskPort, label)
 		}
 		for _, proto := range []string{"tcp", "udp"} {
 			m.Proto = proto

@@ -11,6 +11,9 @@ import (
 
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+	"github.com/nomad-driver-jail/nomad-driver-jail/network"
 )
 
 // taskWith is a task that Nomad could hand over, with one group port "http".
@@ -73,6 +76,16 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 		{"unknown port", TaskConfig{Ports: []string{"metrics"}}, `ports: the group's network has no port "metrics"; it has http`},
 		{"unknown mapped port", TaskConfig{PortMap: map[string]string{"www": "80"}}, `ports: the group's network has no port "www"; it has http`},
 		{"port out of range", TaskConfig{PortMap: map[string]string{"http": "70000"}}, `port_map: http = "70000" is not a port number from 1 to 65535`},
+		{
+			"ports without a network",
+			TaskConfig{NetworkMode: "none", Ports: []string{"http"}},
+			`ports: with network_mode "none" no port of the host leads to the jail; leave ports and port_map out, or use "public-bridge"`,
+		},
+		{
+			"port_map without a network",
+			TaskConfig{NetworkMode: "none", PortMap: map[string]string{"http": "80"}},
+			`ports: with network_mode "none" no port of the host leads to the jail; leave ports and port_map out, or use "public-bridge"`,
+		},
 		{
 			"network mode",
 			TaskConfig{NetworkMode: "bridge0"},
@@ -191,6 +204,52 @@ func TestPortMaps(t *testing.T) {
 	}
 	if p.ports[0].TaskPort != 8080 {
 		t.Errorf("the group's `to` is the port in the jail: got %+v", p.ports[0])
+	}
+}
+
+// TestPortsOfOtherNetworks: on the host's network a port is itself, and in Nomad's group network Nomad maps it.
+func TestPortsOfOtherNetworks(t *testing.T) {
+	group := &drivers.NetworkIsolationSpec{Path: "/var/run/netns/alloc"}
+	const refused = `ports: with network_mode "host" port "http" is the host's 22000 and cannot be 8080 in the jail; ` +
+		"leave out its `to` and port_map, and have the command listen on ${NOMAD_PORT_http}"
+	for _, c := range []struct {
+		task     TaskConfig
+		to       int
+		group    *drivers.NetworkIsolationSpec
+		taskPort uint16
+		want     string
+	}{
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: 0, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: -1, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: 22000, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: 8080, want: refused},
+		{task: TaskConfig{NetworkMode: modeHost, PortMap: map[string]string{"http": "8080"}}, want: refused},
+		{task: TaskConfig{NetworkMode: modeHost, PortMap: map[string]string{"http": "22000"}}, to: 8080, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeBridge, Ports: []string{"http"}}, to: -1, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeBridge, Ports: []string{"http"}}, to: 8080, group: group, taskPort: 8080},
+		{task: TaskConfig{NetworkMode: modeNone, Ports: []string{"http"}}, to: 8080, group: group, taskPort: 8080},
+	} {
+		cfg := taskWith(t, c.task)
+		(*cfg.Resources.Ports)[0].To, cfg.NetworkIsolation = c.to, c.group
+		p, err := newPlan(cfg, &Config{Allow: []string{hostNetwork}})
+		switch {
+		case c.want != "" && (err == nil || err.Error() != c.want):
+			t.Errorf("%+v, to = %d: got %v, want %s", c.task, c.to, err, c.want)
+		case c.want == "" && (err != nil || p.ports[0].TaskPort != c.taskPort):
+			t.Errorf("%+v, to = %d: got %v, want the task's port %d", c.task, c.to, err, c.taskPort)
+		}
+	}
+}
+
+// TestPortInConsul: the port goes with the address, which without one of the jail's own is the agent's.
+func TestPortInConsul(t *testing.T) {
+	s := State{Ports: []network.PortMap{{Label: "http", HostPort: 22000, TaskPort: 80, Proto: "tcp"}}}
+	if i := instance("njx", s, jail.Status{}); i.Address != "" || i.Port != 22000 {
+		t.Errorf("without an address of its own: %s:%d, want the host's port", i.Address, i.Port)
+	}
+	s.Address = "10.99.3.7"
+	if i := instance("njx", s, jail.Status{}); i.Address != "10.99.3.7" || i.Port != 80 {
+		t.Errorf("with an address of its own: %s:%d, want the jail's port", i.Address, i.Port)
 	}
 }
 
