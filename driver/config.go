@@ -30,7 +30,7 @@ type Config struct {
 	HostPaths []string `codec:"host_paths"`
 	// Allow are the permissions that a job may ask for with its own allow: "host_network", or what jail(8) has behind "allow.".
 	Allow []string `codec:"allow"`
-	// DevfsRulesets are devfs(8) rulesets beside 4 and 5 that a job may ask for. FreeBSD.
+	// DevfsRulesets are devfs(8) rulesets that a job may ask for beside 4 and, off the host's network, 5. FreeBSD.
 	DevfsRulesets []int `codec:"devfs_rulesets"`
 
 	Bridge  string `codec:"bridge"`

@@ -65,7 +65,7 @@ func TestConfig(t *testing.T) {
 	if !c.Consul.Enabled || c.Consul.TTL != "10s" || c.Images.Retry != "10s" {
 		t.Errorf("a block's other values are not the defaults: %+v", c)
 	}
-	if c.permitRuleset(10) != nil || c.permitRuleset(11) == nil {
+	if c.permitRuleset(10, modeBridge) != nil || c.permitRuleset(11, modeBridge) == nil {
 		t.Error("devfs_rulesets does not decide")
 	}
 }

@@ -14,13 +14,19 @@ const devfsRulesetVnet = 5
 // hostSecurelevel is the default of securelevel: the jail has the host's, whatever that is.
 const hostSecurelevel = -1
 
-// permitRuleset refuses a devfs ruleset that the operator has not listed.
-func (c *Config) permitRuleset(n int) error {
-	if n == jail.DevfsRuleset || n == devfsRulesetVnet || slices.Contains(c.DevfsRulesets, n) {
+// permitRuleset refuses a devfs ruleset that the operator has not listed. What 5 shows beyond 4 is /dev/pf, which is the firewall of the
+// jail's network stack: in a jail on the host's, the host's.
+func (c *Config) permitRuleset(n int, networkMode string) error {
+	what := fmt.Sprintf("devfs_ruleset %d", n)
+	switch {
+	case n == jail.DevfsRuleset || slices.Contains(c.DevfsRulesets, n):
 		return nil
+	case n == devfsRulesetVnet && networkMode != modeHost:
+		return nil
+	case n == devfsRulesetVnet:
+		what += ` with network_mode "host", and so with the host's /dev/pf,`
 	}
-	return fmt.Errorf("devfs_ruleset %d is not allowed here; the operator allows it with devfs_rulesets = [%d] in the plugin's configuration",
-		n, n)
+	return fmt.Errorf("%s is not allowed here; the operator allows it with devfs_rulesets = [%d] in the plugin's configuration", what, n)
 }
 
 // params are the jail's parameters beyond the safe defaults of the jail package.

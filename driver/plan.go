@@ -68,7 +68,7 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if err := p.params().Check(); err != nil {
 		return nil, err
 	}
-	if err := operator.permitRuleset(p.devfsRuleset()); err != nil {
+	if err := operator.permitRuleset(p.devfsRuleset(), p.task.NetworkMode); err != nil {
 		return nil, err
 	}
 	if p.copies, err = pairs("copy", p.task.Copy, operator, false); err != nil {
@@ -160,15 +160,20 @@ func (p *plan) portMaps() ([]network.PortMap, error) {
 	if len(labels) == 0 {
 		return nil, nil
 	}
+	if p.task.NetworkMode == modeNone && !p.joinsGroup() {
+		return nil, fmt.Errorf("ports: with network_mode %q no port of the host leads to the jail; leave ports and port_map out, or use %q",
+			modeNone, modeBridge)
+	}
 	given := map[string]network.PortMap{}
 	if p.cfg.Resources != nil && p.cfg.Resources.Ports != nil {
 		for _, a := range *p.cfg.Resources.Ports {
+			// Of a static port, Nomad leaves the `to = -1` that means the same port.
 			given[a.Label] = network.PortMap{
-				Label: a.Label, HostPort: uint16(a.Value), TaskPort: uint16(a.To), HostIP: parseAddr(a.HostIP),
+				Label: a.Label, HostPort: uint16(a.Value), TaskPort: uint16(max(a.To, 0)), HostIP: parseAddr(a.HostIP),
 			}
 		}
 	}
-	var maps []network.PortMap
+	var maps, local []network.PortMap
 	for _, label := range labels {
 		m, ok := given[label]
 		if !ok {
@@ -184,25 +189,35 @@ func (p *plan) portMaps() ([]network.PortMap, error) {
 		if m.TaskPort == 0 {
 			m.TaskPort = m.HostPort
 		}
-		for _, ip := range hostAddresses(m.HostIP) {
-			for _, proto := range []string{"tcp", "udp"} {
-				m.HostIP, m.Proto = ip, proto
-				maps = append(maps, m)
+		if p.task.NetworkMode == modeHost && m.TaskPort != m.HostPort {
+			return nil, fmt.Errorf("ports: with network_mode %q port %q is the host's %d and cannot be %d in the jail; "+
+				"leave out its `to` and port_map, and have the command listen on ${NOMAD_PORT_%s}", modeHost, label, m.HostPort, m.TaskPort, label)
+		}
+		for _, proto := range []string{"tcp", "udp"} {
+			m.Proto = proto
+			maps = append(maps, m)
+			if l, ok := onLoopback(m); ok {
+				local = append(local, l)
 			}
 		}
 	}
-	return maps, nil
+	// After all that Nomad gave, which may have the same port on the loopback address.
+	return append(maps, local...), nil
 }
 
-// hostAddresses are where a port given at ip is served: there, and on the host's loopback address too.
-func hostAddresses(ip netip.Addr) []netip.Addr {
-	switch {
-	case !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback():
-		return []netip.Addr{ip}
-	case ip.Is4():
-		return []netip.Addr{ip, netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+// onLoopback is a port that is given at one address of the host, served at its loopback address too. Nomad gives ports address by
+// address, so the loopback one may have this port for something else.
+func onLoopback(m network.PortMap) (network.PortMap, bool) {
+	ip := m.HostIP
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback() {
+		return network.PortMap{}, false
 	}
-	return []netip.Addr{ip, netip.IPv6Loopback()}
+	m.Optional = true
+	m.HostIP = netip.IPv6Loopback()
+	if ip.Is4() {
+		m.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return m, true
 }
 
 // resources turns Nomad's resources into limits. CPUShares are Nomad's MHz. What is called Linux's comes on every host.

@@ -376,7 +376,12 @@ func (s *start) connect(ctx context.Context) error {
 
 // ownNetwork says whether the jail gets an address from us: not on the host's stack, nor in Nomad's group network.
 func (p *plan) ownNetwork() bool {
-	return p.task.NetworkMode == modeBridge && (p.cfg.NetworkIsolation == nil || p.cfg.NetworkIsolation.Path == "")
+	return p.task.NetworkMode == modeBridge && !p.joinsGroup()
+}
+
+// joinsGroup says that the jail is in Nomad's group network, to which Nomad leads the ports.
+func (p *plan) joinsGroup() bool {
+	return p.cfg.NetworkIsolation != nil && p.cfg.NetworkIsolation.Path != ""
 }
 
 // writeNames gives the jail its own /etc/hosts and /etc/resolv.conf, before the job's copies and mounts, which may bring others.

@@ -177,6 +177,9 @@ func instance(name string, s State, status jail.Status) health.Instance {
 	}
 	if len(s.Ports) > 0 {
 		i.Port = int(s.Ports[0].TaskPort)
+		if s.Address == "" { // Consul then has the host's
+			i.Port = int(s.Ports[0].HostPort)
+		}
 	}
 	return i
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -10,6 +11,9 @@ import (
 
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
+	"github.com/nomad-driver-jail/nomad-driver-jail/network"
 )
 
 // taskWith is a task that Nomad could hand over, with one group port "http".
@@ -74,6 +78,16 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 		{"unknown port", TaskConfig{Ports: []string{"metrics"}}, `ports: the group's network has no port "metrics"; it has http`},
 		{"unknown mapped port", TaskConfig{PortMap: map[string]string{"www": "80"}}, `ports: the group's network has no port "www"; it has http`},
 		{"port out of range", TaskConfig{PortMap: map[string]string{"http": "70000"}}, `port_map: http = "70000" is not a port number from 1 to 65535`},
+		{
+			"ports without a network",
+			TaskConfig{NetworkMode: "none", Ports: []string{"http"}},
+			`ports: with network_mode "none" no port of the host leads to the jail; leave ports and port_map out, or use "public-bridge"`,
+		},
+		{
+			"port_map without a network",
+			TaskConfig{NetworkMode: "none", PortMap: map[string]string{"http": "80"}},
+			`ports: with network_mode "none" no port of the host leads to the jail; leave ports and port_map out, or use "public-bridge"`,
+		},
 		{
 			"network mode",
 			TaskConfig{NetworkMode: "bridge0"},
@@ -187,12 +201,90 @@ func TestPortMaps(t *testing.T) {
 	if m := p.ports[0]; m.HostPort != 22000 || m.TaskPort != 80 || m.HostIP.String() != "192.0.2.1" {
 		t.Errorf("got %+v", m)
 	}
+	for i, m := range p.ports {
+		if m.Optional != (i >= 2) {
+			t.Errorf("what Nomad gave is needed, localhost is not: got %+v", m)
+		}
+	}
 	p, err = newPlan(taskWith(t, TaskConfig{Ports: []string{"http"}}), &Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.ports[0].TaskPort != 8080 {
 		t.Errorf("the group's `to` is the port in the jail: got %+v", p.ports[0])
+	}
+}
+
+// TestPortsOfOtherNetworks: on the host's network a port is itself, and in Nomad's group network Nomad maps it.
+func TestPortsOfOtherNetworks(t *testing.T) {
+	group := &drivers.NetworkIsolationSpec{Path: "/var/run/netns/alloc"}
+	const refused = `ports: with network_mode "host" port "http" is the host's 22000 and cannot be 8080 in the jail; ` +
+		"leave out its `to` and port_map, and have the command listen on ${NOMAD_PORT_http}"
+	for _, c := range []struct {
+		task     TaskConfig
+		to       int
+		group    *drivers.NetworkIsolationSpec
+		taskPort uint16
+		want     string
+	}{
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: 0, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: -1, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: 22000, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeHost, Ports: []string{"http"}}, to: 8080, want: refused},
+		{task: TaskConfig{NetworkMode: modeHost, PortMap: map[string]string{"http": "8080"}}, want: refused},
+		{task: TaskConfig{NetworkMode: modeHost, PortMap: map[string]string{"http": "22000"}}, to: 8080, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeBridge, Ports: []string{"http"}}, to: -1, taskPort: 22000},
+		{task: TaskConfig{NetworkMode: modeBridge, Ports: []string{"http"}}, to: 8080, group: group, taskPort: 8080},
+		{task: TaskConfig{NetworkMode: modeNone, Ports: []string{"http"}}, to: 8080, group: group, taskPort: 8080},
+	} {
+		cfg := taskWith(t, c.task)
+		(*cfg.Resources.Ports)[0].To, cfg.NetworkIsolation = c.to, c.group
+		p, err := newPlan(cfg, &Config{Allow: []string{hostNetwork}})
+		switch {
+		case c.want != "" && (err == nil || err.Error() != c.want):
+			t.Errorf("%+v, to = %d: got %v, want %s", c.task, c.to, err, c.want)
+		case c.want == "" && (err != nil || p.ports[0].TaskPort != c.taskPort):
+			t.Errorf("%+v, to = %d: got %v, want the task's port %d", c.task, c.to, err, c.taskPort)
+		}
+	}
+}
+
+// TestPortInConsul: the port goes with the address, which without one of the jail's own is the agent's.
+func TestPortInConsul(t *testing.T) {
+	s := State{Ports: []network.PortMap{{Label: "http", HostPort: 22000, TaskPort: 80, Proto: "tcp"}}}
+	if i := instance("njx", s, jail.Status{}); i.Address != "" || i.Port != 22000 {
+		t.Errorf("without an address of its own: %s:%d, want the host's port", i.Address, i.Port)
+	}
+	s.Address = "10.99.3.7"
+	if i := instance("njx", s, jail.Status{}); i.Address != "10.99.3.7" || i.Port != 80 {
+		t.Errorf("with an address of its own: %s:%d, want the jail's port", i.Address, i.Port)
+	}
+}
+
+// TestPortOnTwoAddresses: Nomad gives a port at each address by itself, at the loopback address too.
+func TestPortOnTwoAddresses(t *testing.T) {
+	cfg := taskWith(t, TaskConfig{Ports: []string{"in", "out", "local"}})
+	*cfg.Resources.Ports = structs.AllocatedPorts{
+		{Label: "in", Value: 80, To: 8080, HostIP: "192.0.2.1"},
+		{Label: "out", Value: 80, To: 8081, HostIP: "2001:db8::1"},
+		{Label: "local", Value: 80, To: 8082, HostIP: "127.0.0.1"},
+	}
+	p, err := newPlan(cfg, &Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range p.ports {
+		if m.Proto == "tcp" {
+			got = append(got, fmt.Sprintf("%s %s %d %v", m.Label, m.HostIP, m.TaskPort, m.Optional))
+		}
+	}
+	want := []string{
+		"in 192.0.2.1 8080 false", "out 2001:db8::1 8081 false", "local 127.0.0.1 8082 false",
+		"in 127.0.0.1 8080 true", "out ::1 8081 true",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -250,5 +342,36 @@ func TestName(t *testing.T) {
 	}
 	if name == Name("8c3a1f4e-0000-4000-8000-000000000000/web/1a2b3c4e") {
 		t.Error("another invocation has the same name")
+	}
+}
+
+// TestRulesetOnHostsNetwork: ruleset 5 shows /dev/pf, which on the host's network stack is the host's firewall.
+func TestRulesetOnHostsNetwork(t *testing.T) {
+	const refused = `devfs_ruleset 5 with network_mode "host", and so with the host's /dev/pf, is not allowed here; ` +
+		`the operator allows it with devfs_rulesets = [5] in the plugin's configuration`
+	for _, c := range []struct {
+		mode, attribute string
+		ruleset         int
+		listed          []int
+		want            string
+	}{
+		{mode: modeBridge, ruleset: 5},
+		{mode: modeNone, ruleset: 5},
+		{mode: modeHost, ruleset: 4},
+		{mode: modeHost},
+		{mode: modeHost, ruleset: 5, want: refused},
+		{mode: modeHost, ruleset: 5, listed: []int{10}, want: refused},
+		{mode: modeHost, attribute: "devfs_ruleset:5", want: refused},
+		{mode: modeHost, ruleset: 5, listed: []int{10, 5}},
+		{mode: modeHost, ruleset: 10, listed: []int{10}},
+	} {
+		task := TaskConfig{NetworkMode: c.mode, DevfsRuleset: c.ruleset}
+		if c.attribute != "" {
+			task.Attributes = []string{c.attribute}
+		}
+		_, err := newPlan(taskWith(t, task), &Config{Allow: []string{hostNetwork}, DevfsRulesets: c.listed})
+		if got := fmt.Sprint(err); c.want == "" && err != nil || c.want != "" && got != c.want {
+			t.Errorf("%+v: got %v", c, err)
+		}
 	}
 }

@@ -50,6 +50,8 @@ var badJobs = []struct {
 
 	{name: "unknown port", config: map[string]any{"ports": []string{"htpp"}}, sentence: `port "htpp"`},
 	{name: "unknown port of port_map", config: map[string]any{"port_map": []map[string]string{{"htpp": "80"}}}, sentence: `port "htpp"`},
+	{name: "port without a network", config: map[string]any{"network_mode": "none", "ports": []string{"http"}}, sentence: `network_mode "none" no port`},
+	{name: "another port on the host's network", config: map[string]any{"network_mode": "host", "ports": []string{"http"}}, sentence: `"http" is the host's \d+ and cannot be 8080`},
 	{name: "unknown network_mode", config: map[string]any{"network_mode": "bridged"}, sentence: `network_mode "bridged"`},
 
 	{name: "command is not there", config: map[string]any{"command": "/bin/nothing"}, sentence: `/bin/nothing.*not in the image`},

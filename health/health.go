@@ -15,19 +15,14 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// Config is how to reach Consul. What is empty comes from the usual CONSUL_* environment, then Consul's defaults.
+// Config is how to reach Consul. What is empty or not here (TLS, a token's file, namespace and partition) comes from the usual CONSUL_*
+// environment, then Consul's defaults.
 type Config struct {
 	// Enabled false makes every method of the Reporter do nothing.
 	Enabled bool
 
-	Address   string // "127.0.0.1:8500", "https://…", or "unix:///…"
-	Token     string
-	TokenFile string
-	Namespace string // Consul Enterprise
-	Partition string // Consul Enterprise
-
-	CAFile, CertFile, KeyFile string
-	ServerName                string // the name in the agent's certificate, where it is not the address
+	Address string // "127.0.0.1:8500", "https://…", or "unix:///…"
+	Token   string
 
 	// Service is the name of the service whose instances the jails are; "nomad-jail" if empty.
 	Service string
@@ -40,7 +35,6 @@ type Config struct {
 // Instance is a running jail.
 type Instance struct {
 	ID      string // the jail's name; the service ID in Consul is ServiceID(ID)
-	Service string // Config.Service if empty
 	Name    string // the task's name, for people
 	Address string // the jail's own; the Consul agent's if empty
 	Port    int
@@ -116,30 +110,17 @@ func New(config Config, logger hclog.Logger) (*Reporter, error) {
 // client lays what is configured over what the environment says.
 func (c Config) client() *api.Config {
 	a := api.DefaultConfig()
-	set := func(to *string, value string) {
-		if value != "" {
-			*to = value
-		}
+	if c.Address != "" {
+		a.Address = c.Address
 	}
-	set(&a.Address, c.Address)
-	set(&a.TokenFile, c.TokenFile)
 	if c.Token != "" {
 		a.Token, a.TokenFile = c.Token, ""
 	}
-	set(&a.Namespace, c.Namespace)
-	set(&a.Partition, c.Partition)
-	set(&a.TLSConfig.Address, c.ServerName)
-	set(&a.TLSConfig.CAFile, c.CAFile)
-	set(&a.TLSConfig.CertFile, c.CertFile)
-	set(&a.TLSConfig.KeyFile, c.KeyFile)
 	return a
 }
 
 // Register has the jail reported as passing from now on, until Deregister.
 func (r *Reporter) Register(i Instance) {
-	if i.Service == "" {
-		i.Service = r.config.Service
-	}
 	if i.Started.IsZero() {
 		i.Started = time.Now()
 	}

@@ -413,10 +413,11 @@ func TestTLS(t *testing.T) {
 		ca_file = %q, cert_file = %q, key_file = %q, verify_incoming = true
 	} }`, port, file("consul-agent-ca.pem"), file("dc1-server-consul-0.pem"), file("dc1-server-consul-0-key.pem")), "")
 	a.start()
-	r, _, _ := report(t, Config{
-		Address: fmt.Sprintf("https://127.0.0.1:%d", port), ServerName: "server.dc1.consul", CAFile: file("consul-agent-ca.pem"),
-		CertFile: file("dc1-client-consul-0.pem"), KeyFile: file("dc1-client-consul-0-key.pem"),
-	})
+	t.Setenv("CONSUL_TLS_SERVER_NAME", "server.dc1.consul")
+	t.Setenv("CONSUL_CACERT", file("consul-agent-ca.pem"))
+	t.Setenv("CONSUL_CLIENT_CERT", file("dc1-client-consul-0.pem"))
+	t.Setenv("CONSUL_CLIENT_KEY", file("dc1-client-consul-0-key.pem"))
+	r, _, _ := report(t, Config{Address: fmt.Sprintf("https://127.0.0.1:%d", port)})
 	r.Register(web)
 	until(t, "passing", func() bool { return a.passing(web.ID) != "" })
 }
@@ -481,7 +482,6 @@ func TestNewRefuses(t *testing.T) {
 		reason string
 	}{
 		{Config{TTL: time.Millisecond}, "consul: a TTL of 1ms leaves no time to report; 1s is the least"},
-		{Config{CAFile: "/nonexistent/ca.pem"}, "/nonexistent/ca.pem"},
 		{Config{Address: "ftp://x"}, "ftp"},
 	} {
 		test.config.Enabled = true
@@ -489,5 +489,9 @@ func TestNewRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.reason) {
 			t.Errorf("%+v: %v", test.config, err)
 		}
+	}
+	t.Setenv("CONSUL_CACERT", "/nonexistent/ca.pem")
+	if _, err := New(Config{Enabled: true}, hclog.NewNullLogger()); err == nil || !strings.Contains(err.Error(), "/nonexistent/ca.pem") {
+		t.Errorf("an authority that cannot be read: %v", err)
 	}
 }

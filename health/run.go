@@ -122,7 +122,7 @@ func checkID(id string) string { return ServiceID(id) + "-runs" }
 func (r *Reporter) register(ctx context.Context, j registration) error {
 	err := r.agent.ServiceRegisterOpts(&api.AgentServiceRegistration{
 		ID:      ServiceID(j.ID),
-		Name:    j.Service,
+		Name:    r.config.Service,
 		Address: j.Address,
 		Port:    j.Port,
 		Tags:    j.Tags,

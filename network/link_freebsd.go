@@ -159,7 +159,8 @@ func (n *Network) configureInside(s *stack, name string, a Attachment) error {
 
 // disconnect destroys the pair, after taking the jail's end back: FreeBSD 12.2
 // panics when a pair is destroyed while the network stack that has one end is
-// taken down, which happens some time after jail_remove(2).
+// taken down, which happens some time after jail_remove(2). With the pair goes
+// what else has the far end's name here: see takeEnd.
 func (n *Network) disconnect(ctx context.Context, name string) error {
 	c, err := openIfconfig()
 	if err != nil {
@@ -168,13 +169,15 @@ func (n *Network) disconnect(ctx context.Context, name string) error {
 	defer c.Close()
 	near := hostEnd(name)
 	there, err := c.exists(near)
-	if err != nil || !there {
+	if err != nil {
 		return err
 	}
-	if err := n.takeBack(ctx, c, name); err != nil {
-		return err
+	if there {
+		if err := n.takeBack(ctx, c, name); err != nil {
+			return err
+		}
 	}
-	return c.destroy(near)
+	return errors.Join(c.destroy(near), c.destroy(jailEnd(name)))
 }
 
 // takeBack returns when the far end is on the host. It stays in a jail that
@@ -193,7 +196,7 @@ func (n *Network) takeBack(ctx context.Context, c *ifconfig, name string) error 
 		if err != nil || here {
 			return err
 		}
-		err = c.takeFrom(jailEnd(name), jid)
+		err = takeEnd(c, name, jid)
 		if err == nil || jailLives(jid) {
 			return nil
 		}
@@ -204,6 +207,21 @@ func (n *Network) takeBack(ctx context.Context, c *ifconfig, name string) error 
 		case <-time.After(pause):
 		}
 	}
+}
+
+// takeEnd moves the far end to the host. Root in the jail can have given its
+// name to an interface of the jail's own, such as lo1. That goes back, to end
+// with the jail: not every release lets the host destroy it.
+func takeEnd(c *ifconfig, name string, jid int) error {
+	far := jailEnd(name)
+	if err := c.takeFrom(far, jid); err != nil {
+		return err
+	}
+	here, err := pairIsHere(hostEnd(name))
+	if err != nil || here {
+		return err
+	}
+	return errors.Join(fmt.Errorf("what is called %s in jail %d is not the pair's end", far, jid), c.giveTo(far, jid))
 }
 
 // describeJail is the description of both ends of a pair that leads into a jail; describedJail reads it.

@@ -47,6 +47,9 @@ type PortMap struct {
 	HostPort uint16
 	TaskPort uint16
 	Proto    string // "tcp" or "udp"
+	// Optional has the port left out where it is taken, by another task, by
+	// one before it in the request or by a process of the host's.
+	Optional bool `json:"-"`
 }
 
 // Request is what a task asks for.
@@ -162,12 +165,20 @@ func (n *Network) publish(ctx context.Context, req Request, a Attachment) error 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	var got []PortMap
 	for _, p := range req.Ports {
+		if p.Optional { // looked at when it was booked
+			if n.has(req.Name, p) {
+				got = append(got, p)
+			}
+			continue
+		}
 		if err := n.unused(p); err != nil {
 			return err
 		}
+		got = append(got, p)
 	}
-	if err := n.addRules(ctx, req.Name, a, redirects(a, req.Ports)); err != nil {
+	if err := n.addRules(ctx, req.Name, a, redirects(a, got)); err != nil {
 		return fmt.Errorf("ports of task %s: %w", req.Name, err)
 	}
 	return nil

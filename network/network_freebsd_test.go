@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -143,6 +144,45 @@ func TestDyingJail(t *testing.T) {
 		detach(t, n, i)
 		wantSame(t, fmt.Sprint("round ", i), before, listing(t, n))
 	}
+}
+
+// TestNamesake: root in a jail gives its end's name to another interface,
+// which stays the jail's.
+func TestNamesake(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	before := listing(t, n)
+	web, _ := attach(t, n, 2)
+	web.jexec(t, "ifconfig", jailEnd(taskN(2)), "name", "away0")
+	web.takeName(t)
+	detach(t, n, 2)
+	wantSame(t, "Detach", before, listing(t, n))
+	if inside := strings.Fields(web.jexec(t, "ifconfig", "-l")); !slices.Contains(inside, jailEnd(taskN(2))) || slices.Contains(inside, "away0") {
+		t.Errorf("the jail has %q, want its own interface and not the pair's end", inside)
+	}
+	web.remove(t)
+	wantSame(t, "the jail's end", before, listing(t, n))
+}
+
+// TestStrayEnd: a process was killed while it had the jail's own interface.
+func TestStrayEnd(t *testing.T) {
+	newHost(t)
+	n := prepared(t, nil)
+	before := listing(t, n)
+	c, err := openIfconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	stray, err := c.create("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.rename(stray, jailEnd(taskN(2))); err != nil {
+		t.Fatal(err)
+	}
+	detach(t, n, 2)
+	wantSame(t, "Detach", before, listing(t, n))
 }
 
 // TestHalfPair: a process that was killed between creating a pair or the

@@ -468,6 +468,66 @@ func TestFailedAttach(t *testing.T) {
 	wantSame(t, "cancelled", before, listing(t, n))
 }
 
+// TestOptionalPort: a port that a task can do without is left out where
+// another task, the task itself or a process of the host's has it, and what
+// has it keeps it.
+func TestOptionalPort(t *testing.T) {
+	client := newHost(t)
+	n := prepared(t, nil)
+	before := listing(t, n)
+	l, err := net.Listen("tcp", "127.0.0.1:5300")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serveLines(c, "resolver")
+		}
+	}()
+	local := func(host, task uint16) PortMap {
+		p := port("tcp", "127.0.0.1", host, task)
+		p.Optional = true
+		return p
+	}
+	for i, ports := range [][]PortMap{
+		{port("tcp", hostIP, 8080, 80), local(8080, 80)},
+		{port("tcp", hostIPb, 8080, 80), local(8080, 80)},
+		{port("tcp", hostIP, 9090, 80), port("tcp", hostIPb, 9090, 81), local(9090, 80), local(9090, 81)},
+		{port("tcp", hostIP, 5300, 80), local(5300, 80)},
+	} {
+		c, _ := attach(t, n, 1+i, ports...)
+		c.serve(t, "tcp", taskN(1+i), 80)
+		c.serve(t, "tcp", taskN(1+i)+":81", 81)
+	}
+	gateway := n.plan.gateway().String()
+	for to, want := range map[string]string{hostIP + ":8080": taskN(1), hostIPb + ":8080": taskN(2), hostIP + ":9090": taskN(3), hostIPb + ":9090": taskN(3) + ":81", hostIP + ":5300": taskN(4)} {
+		wantAnswer(t, "the given address", client, "tcp", to, want+" "+clientIP+" hello")
+	}
+	wantAnswer(t, "who came first", nil, "tcp", "127.0.0.1:8080", taskN(1)+" "+gateway+" hello")
+	wantAnswer(t, "the port that came first", nil, "tcp", "127.0.0.1:9090", taskN(3)+" "+gateway+" hello")
+	wantAnswer(t, "a process of the host's", nil, "tcp", "127.0.0.1:5300", "resolver 127.0.0.1 hello")
+	links, err := readLinks(filepath.Join(n.StateDir, portDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, owner := range map[string]string{"tcp-8080-127.0.0.1": taskN(1) + ":80", "tcp-9090-127.0.0.1": taskN(3) + ":80", "tcp-5300-127.0.0.1": ""} {
+		if links[file] != owner {
+			t.Errorf("%s -> %q, want %q", file, links[file], owner)
+		}
+	}
+	detach(t, n, 2)
+	wantAnswer(t, "who came first, alone", nil, "tcp", "127.0.0.1:8080", taskN(1)+" "+gateway+" hello")
+	for _, i := range []int{1, 3, 4} {
+		detach(t, n, i)
+	}
+	wantSame(t, "Detach", before, listing(t, n))
+}
+
 // TestShared: tasks with one network stack. A member's ports come and go with
 // it, and its connections with them, while the others' go on.
 func TestShared(t *testing.T) {

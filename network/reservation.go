@@ -224,19 +224,46 @@ func (n *Network) reservePorts(req Request) error {
 		return err
 	}
 	for _, p := range req.Ports {
-		b := booking{proto: p.Proto, hostPort: p.HostPort, hostIP: p.hostIP(), name: req.Name, taskPort: p.TaskPort}
-		for _, o := range booked {
-			if b.collides(o) {
-				return fmt.Errorf("port %q: task %s cannot have host port %s for its port %d, because task %s has it for its port %d",
-					p.Label, b.name, p.host(), b.taskPort, o.name, o.taskPort)
-			}
+		b := p.booking(req.Name)
+		err := unbooked(p, b, booked)
+		if err == nil && p.Optional {
+			err = n.unused(p)
 		}
-		if err := os.Symlink(b.owner(), filepath.Join(n.StateDir, portDir, b.file())); err != nil {
+		if err != nil && p.Optional {
+			n.log.Info("a port of the host is left out", "task", req.Name, "reason", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.Symlink(b.owner(), n.bookingPath(b)); err != nil {
 			return err
 		}
 		booked = append(booked, b)
 	}
 	return nil
+}
+
+// unbooked refuses a port that somebody has.
+func unbooked(p PortMap, b booking, booked []booking) error {
+	for _, o := range booked {
+		if b.collides(o) {
+			return fmt.Errorf("port %q: task %s cannot have host port %s for its port %d, because task %s has it for its port %d",
+				p.Label, b.name, p.host(), b.taskPort, o.name, o.taskPort)
+		}
+	}
+	return nil
+}
+
+// has tells whether the task has booked the port.
+func (n *Network) has(name string, p PortMap) bool {
+	b := p.booking(name)
+	owner, err := os.Readlink(n.bookingPath(b))
+	return err == nil && owner == b.owner()
+}
+
+func (n *Network) bookingPath(b booking) string {
+	return filepath.Join(n.StateDir, portDir, b.file())
 }
 
 func (n *Network) bookings() ([]booking, error) {
@@ -265,6 +292,10 @@ func (n *Network) booked(name string) ([]PortMap, error) {
 		}
 	}
 	return ports, err
+}
+
+func (p PortMap) booking(name string) booking {
+	return booking{proto: p.Proto, hostPort: p.HostPort, hostIP: p.hostIP(), name: name, taskPort: p.TaskPort}
 }
 
 func (b booking) portMap() PortMap {

@@ -113,10 +113,12 @@ func setCores(name string, cores []int) error {
 	if err != nil {
 		return err
 	}
+	var tooSmall error
 	for _, size := range []int{256 / 8, 1024 / 8} {
 		mask, err := maskOf(cores, size)
 		if err != nil {
-			return err
+			tooSmall = err
+			continue
 		}
 		_, _, errno := unix.Syscall6(unix.SYS_CPUSET_SETAFFINITY, cpuLevelWhich, cpuWhichJail, uintptr(jid),
 			uintptr(size), uintptr(unsafe.Pointer(&mask[0])), 0)
@@ -130,7 +132,7 @@ func setCores(name string, cores []int) error {
 			return fmt.Errorf("cores %v: %w", cores, errno)
 		}
 	}
-	return fmt.Errorf("cores %v: the kernel takes neither size of cpuset", cores)
+	return cmp.Or(tooSmall, fmt.Errorf("cores %v: the kernel takes neither size of cpuset", cores))
 }
 
 // jailID asks jail_get(2).
