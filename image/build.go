@@ -153,8 +153,10 @@ func (b *building) do(ctx context.Context, i instruction) error {
 	return b.manifest.Defaults.apply(i)
 }
 
-// builtID is of an image made here. It cannot be the digest of a stream: who names one in a manifest gets no image of ours.
-func builtID(h hash.Hash) string { return "built-" + hex.EncodeToString(h.Sum(nil)[:20]) }
+// builtPrefix is of the name of an image made here. No manifest's ID begins so: who names one gets no image of ours.
+const builtPrefix = "built-"
+
+func builtID(h hash.Hash) string { return builtPrefix + hex.EncodeToString(h.Sum(nil)[:20]) }
 
 // key is the ID of the image that comes of an instruction upon the image so far.
 func (b *building) key(parts ...string) string {

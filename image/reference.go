@@ -23,7 +23,7 @@ type Reference struct {
 	Base string
 	Name string
 	Tag  string
-	// Digest pins the compressed stream: "sha256:" and 64 hexadecimal digits, or "".
+	// Digest pins the image by its manifest's ID: "sha256:" and 64 hexadecimal digits, or "".
 	Digest string
 	// Mirrors are base URLs to try before Base. They are no part of the image's identity.
 	Mirrors []string
