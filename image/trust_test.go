@@ -261,3 +261,58 @@ func TestFormerID(t *testing.T) {
 		}
 	}
 }
+
+// TestBaseUnsigned builds upon an image that the host pulled before it had keys.
+func TestBaseUnsigned(t *testing.T) {
+	dir := t.TempDir()
+	builder := newHost(t, "tar", Options{})
+	tree := makeTree(t, 1000)
+	publishFrom(t, builder, "base:1", tree, BuildOptions{}, dir)
+	r := newRegistry(t, dir)
+	h := newHost(t, "tar", Options{})
+	base, err := h.Ensure(t.Context(), r.ref(t, "base:1"), EnsureOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyFile := filepath.Join(t.TempDir(), "k")
+	key, err := GenerateKey(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	careless := h.Store
+	h.Store = New(h.backend(), h.options(Options{Keys: []string{keyFile + ".pub"}}))
+	names := []string{"base:1", r.url + "/base:1", base.ID[:12], r.url + "/base:1@" + base.Pin()}
+	before := h.state(t)
+	for _, name := range names {
+		_, _, err := cook(t, h, "web:1", "base "+name+"\ncmd /bin/web\n", nil, BuildOptions{})
+		h.refused(t, err, "image web:1: line 1 of the recipe: base: image base:1: it is not signed", before, prefix)
+	}
+	if err := Sign(dir, base.Reference, key); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if _, _, err := cook(t, h, "web:1", "base "+name+"\ncmd /bin/web\n", nil, BuildOptions{}); err != nil {
+			t.Errorf("signed, as %s: %v", name, err)
+		}
+	}
+	if n := r.count("/base_1.tar.zst"); n != 1 {
+		t.Errorf("%d downloads", n)
+	}
+
+	// What the tag has left has no name, and nobody's signature.
+	img, err := h.Find(t.Context(), "web:1")
+	if err == nil {
+		err = h.Remove(t.Context(), img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(tree, "etc/motd"), []byte("new\n"))
+	publishFrom(t, builder, "base:1", tree, BuildOptions{}, dir)
+	if _, err := careless.Ensure(t.Context(), base.Reference, EnsureOptions{ForcePull: true}); err != nil {
+		t.Fatal(err)
+	}
+	before = h.state(t)
+	_, _, err = cook(t, h, "web:1", "base "+base.ID+"\ncmd /bin/web\n", nil, BuildOptions{})
+	h.refused(t, err, "image web:1: line 1 of the recipe: base: image "+base.ID+": it has lost its name", before, prefix)
+}
