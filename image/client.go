@@ -186,6 +186,9 @@ func noAnswer(u *url.URL, err error) error {
 	case errors.As(err, &certificate):
 		return &refusal{fmt.Errorf("the certificate of the registry %s is wrong: %w; give the registry another one", where, err)}
 	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // no file's end
+	}
 	return fmt.Errorf("the registry %s does not answer: %w; check the URL, and that it runs", where, err)
 }
 

@@ -86,7 +86,7 @@ var broken = []struct {
 	{"unknown tag", nil, "web:2", `image web:2: the registry has no REGISTRY/web_2.json (404 Not Found); check name and tag, or publish the image`},
 	{"internal error", status(500), "", `image web:1: the registry answers 500 Internal Server Error to REGISTRY/web_1.json; see the registry's log`},
 	{"no permission", status(401), "", `image web:1: the registry refuses REGISTRY/web_1.json (401 Unauthorized); put credentials for it into the plugin's configuration`},
-	{"no answer", hangUp, "", `image web:1: the registry REGISTRY does not answer: EOF; check the URL, and that it runs`},
+	{"no answer", hangUp, "", `image web:1: the registry REGISTRY does not answer: unexpected EOF; check the URL, and that it runs`},
 	{"no manifest", manifestBytes(func([]byte) []byte { return []byte("<html>Welcome</html>") }), "",
 		`image web:1: its manifest is not JSON as it should be (invalid character '<' looking for beginning of value); is a registry at that URL?`},
 	{"empty manifest", manifestBytes(func([]byte) []byte { return nil }), "", `image web:1: its manifest is not JSON as it should be (EOF); is a registry at that URL?`},
