@@ -40,7 +40,8 @@ type client struct {
 	others  bool // are left to be asked: what does not begin here is not tried again
 }
 
-func newClient(options RegistryOptions) (*client, error) {
+// newClient has a registry begin each answer within the time given, once the request is sent.
+func newClient(options RegistryOptions, answer time.Duration) (*client, error) {
 	roots, err := authorities(options.CAFile)
 	if err != nil {
 		return nil, err
@@ -58,7 +59,7 @@ func newClient(options RegistryOptions) (*client, error) {
 		TLSClientConfig:       &tls.Config{RootCAs: roots},
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
+		ResponseHeaderTimeout: answer,
 		IdleConnTimeout:       30 * time.Second,
 		ForceAttemptHTTP2:     true,
 		// Digest, length and ranges are of the bytes as they are published.

@@ -24,6 +24,8 @@ type PushOptions struct {
 	// Retry is how long the registry may fail before a push gives up; 10 s.
 	Retry    time.Duration
 	Progress func(Progress)
+
+	stall time.Duration // how long the registry may take for an answer; 30 s
 }
 
 // Push brings an image that was exported into dir to the registry at base: by HTTP PUT, which WebDAV servers and image serve
@@ -95,13 +97,14 @@ func targetAt(base string, opt PushOptions) (target, error) {
 	if u, err := url.Parse(base); err == nil && u.Scheme == "file" {
 		return folder(u.Path), nil
 	}
-	c, err := newClient(opt.Registry)
+	limits := Limits{Retry: opt.Retry, Stall: opt.stall}.withDefaults()
+	c, err := newClient(opt.Registry, limits.Stall*storing)
 	if err != nil {
 		return nil, err
 	}
 	// Who refuses a file says so before its bytes are sent.
 	c.http.Transport.(*http.Transport).ExpectContinueTimeout = time.Second
-	return &collection{client: c, base: base, limits: Limits{Retry: opt.Retry}.withDefaults()}, nil
+	return &collection{client: c, base: base, limits: limits}, nil
 }
 
 // pushing brings files of a folder to a target.
@@ -290,6 +293,8 @@ func (c *collection) url(name string) string { return c.base + "/" + url.PathEsc
 
 func (c *collection) get(ctx context.Context, name string) (data []byte, err error) {
 	err = c.patiently(ctx, func() (int64, error) {
+		ctx, cancel := context.WithTimeout(ctx, c.limits.Stall)
+		defer cancel()
 		data, err = c.small(ctx, c.url(name), c.limits.Manifest)
 		return 0, err
 	})
@@ -363,8 +368,17 @@ func (c *collection) patiently(ctx context.Context, try func() (reached int64, e
 	}
 }
 
+// storing is how many times longer than any other answer the one to an upload may take: a server may have to write gigabytes to its disk
+// before.
+const storing = 20
+
 // send is a request that changes something at the registry, with a file or without.
 func (c *collection) send(ctx context.Context, method, where string, u *upload) error {
+	if u == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.limits.Stall)
+		defer cancel()
+	}
 	req, err := http.NewRequestWithContext(ctx, method, where, nil)
 	if err != nil {
 		return &refusal{err}
