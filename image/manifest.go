@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // Manifest is what NAME_TAG.json says of an image. It pins the stream by its digest, and what an incremental one differs from by its ID.
@@ -96,7 +98,7 @@ func parseManifest(data []byte, ref Reference) (Manifest, error) {
 	var m Manifest
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	if err := decoder.Decode(&m); err != nil {
-		return m, fmt.Errorf("its manifest is not JSON as it should be (%w); is a registry at that URL?", err)
+		return m, fmt.Errorf("its manifest is not JSON as it should be (%w); is a registry at that URL?", storage.Clipped(err))
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return m, errors.New("its manifest has something behind its JSON; publish it again")
@@ -217,7 +219,7 @@ func (m Manifest) checkPlatform(host Options) error {
 		return fmt.Errorf("it is for %s/%s and this host is %s/%s; publish one for this host", m.OS, m.Arch, host.OS, host.Arch)
 	case newerRelease(m.OSRelease, host.OSRelease):
 		return fmt.Errorf("it is made from %s and this host's kernel is %s, which runs images of its own release and older ones; "+
-			"upgrade the host, or publish an older one", m.OSRelease, host.OSRelease)
+			"upgrade the host, or publish an older one", storage.Clip(m.OSRelease, 80), host.OSRelease)
 	}
 	return nil
 }

@@ -459,7 +459,7 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 		return refused
 	}
 	if unpacked != nil {
-		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))
+		return fmt.Errorf("its stream cannot be unpacked: %s", storage.Clipped(unpacked))
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // PushOptions say how an exported image reaches its registry.
@@ -404,16 +406,16 @@ func (c *collection) send(ctx context.Context, method, where string, u *upload) 
 	case resp.StatusCode/100 == 2:
 		return nil
 	case u != nil && (resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotImplemented):
-		return &refusal{fmt.Errorf("the registry takes no uploads (%s); copy the files to what it serves", resp.Status)}
+		return &refusal{fmt.Errorf("the registry takes no uploads (%s); copy the files to what it serves", statusOf(resp))}
 	}
-	return &statusError{code: resp.StatusCode, status: cmp.Or(said(resp), resp.Status), url: redactURL(req.URL), wayIn: c.options.WayIn}
+	return &statusError{code: resp.StatusCode, status: cmp.Or(said(resp), statusOf(resp)), url: redactURL(req.URL), wayIn: c.options.WayIn}
 }
 
 // said is an answer's status with what a server says of it in plain text, if that is short.
 func said(resp *http.Response) string {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 200))
 	if line := oneLine(string(text)); err == nil && !strings.HasSuffix(resp.Status, line) && len(text) < 200 && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
-		return resp.Status + ": " + line
+		return statusOf(resp) + ": " + storage.Clip(line, 200)
 	}
 	return ""
 }

@@ -51,7 +51,7 @@ func OpenPot(stream io.Reader) (*Pot, error) {
 		return nil, errors.New("the stream has several snapshots; export it with pot export -A")
 	case name + "/" + potRoot:
 	default:
-		return nil, fmt.Errorf("the stream has the dataset %s, which is not a pot's", dataset)
+		return nil, fmt.Errorf("the stream has the dataset %s, which is not a pot's", Clip(dataset, 80))
 	}
 	p.Created = time.Unix(int64(root.uint64(24)), 0).UTC()
 	p.Root = rootReader{p}

@@ -146,7 +146,7 @@ func check(begin record, incremental bool) error {
 	case version&3 != kindSubstream:
 		return fmt.Errorf("the stream is of the unknown kind %d", version&3)
 	case contents != contentFileSystem:
-		return fmt.Errorf("the stream holds %s, which is not a file system", begin.name())
+		return fmt.Errorf("the stream holds %s, which is not a file system", Clip(begin.name(), 80))
 	case version>>2&featureRaw != 0:
 		return errors.New("the stream is encrypted; send it without -w")
 	case version>>2&featureRedacted != 0:
@@ -187,7 +187,7 @@ func (u *unpacker) end() error {
 		case err != nil:
 			return err
 		case end.kind() == typeBegin:
-			return fmt.Errorf("the stream holds %s as well; an image is one snapshot of one file system", end.name())
+			return fmt.Errorf("the stream holds %s as well; an image is one snapshot of one file system", Clip(end.name(), 80))
 		case end.kind() != typeEnd:
 			return errors.New("the stream has a record outside of its snapshots; it is damaged")
 		}
