@@ -77,13 +77,7 @@ func (p *Pot) readList() (string, error) {
 		return "", errors.New("the stream is of one dataset and not of a pot; export it with pot export")
 	}
 	name, _, _ := strings.Cut(list.name(), "@")
-	if err := p.copy(io.Discard, list); err != nil {
-		return "", err
-	}
-	if end, err := p.next(); err != nil || end.kind() != typeEnd {
-		return "", errors.Join(err, errNoPot)
-	}
-	return name, nil
+	return name, p.skipList(list)
 }
 
 // readConf reads the substream of the outer file system.

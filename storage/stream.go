@@ -107,7 +107,10 @@ func openStream(stream io.Reader, incremental bool) (*unpacker, error) {
 	}
 	if first.kind() == typeBegin && first.uint64(16)&3 == kindPackage {
 		u.isPackage = true
-		if first, err = u.skipList(first); err != nil {
+		if err = u.skipList(first); err == nil {
+			first, err = u.next()
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -125,15 +128,15 @@ func Identity(stream io.Reader, incremental bool) (uint64, error) {
 	return u.first.uint64(40), nil
 }
 
-// skipList leaves out what a package says of its substreams, and reads the first one's begin.
-func (u *unpacker) skipList(list record) (record, error) {
-	if err := u.copy(io.Discard, list); err != nil {
-		return record{}, err
+// skipList leaves out what a package says of its substreams.
+func (s *records) skipList(list record) error {
+	if err := s.copy(io.Discard, list); err != nil {
+		return err
 	}
-	if end, err := u.next(); err != nil || end.kind() != typeEnd {
-		return record{}, errors.Join(errors.New("the stream's list of contents has no end"), err)
+	if end, err := s.next(); err != nil || end.kind() != typeEnd {
+		return errors.Join(errors.New("the stream's list of contents has no end"), err)
 	}
-	return u.next()
+	return nil
 }
 
 // check refuses a substream that is not an image's.
