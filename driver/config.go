@@ -222,8 +222,12 @@ func (c *Config) check() error {
 		if p.value == "" {
 			continue
 		}
-		if _, err := time.ParseDuration(p.value); err != nil {
+		d, err := time.ParseDuration(p.value)
+		if err != nil {
 			return fmt.Errorf("%s: %w", p.key, err)
+		}
+		if d < 0 {
+			return fmt.Errorf("%s: %s is negative; write a time such as 10s", p.key, p.value)
 		}
 	}
 	if _, err := c.Images.maxSize(); err != nil {

@@ -87,6 +87,7 @@ func TestBadConfigGetsOneSentence(t *testing.T) {
 		{`images { auth { server_address = "r.example.org" username = "u" token = "t" } }`, "images auth: r.example.org needs username and password, or token"},
 		{`images { auth { server_address = "u:p@r.example.org" token = "t" } }`, "images auth: server_address must be HOST[:PORT][/PATH], without credentials"},
 		{`images { max_image_size = "much" }`, `images max_image_size "much" is no size; write it as in 50GiB`},
+		{`images { retry = "-1s" }`, `images retry: -1s is negative; write a time such as 10s`},
 		{`images { stall_timeout = "long" }`, `images stall_timeout: time: invalid duration "long"`},
 		{`images { max_size = "much" }`, `images max_size "much" is no size; write it as in 50GiB`},
 	} {

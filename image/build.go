@@ -153,8 +153,10 @@ func (b *building) do(ctx context.Context, i instruction) error {
 	return b.manifest.Defaults.apply(i)
 }
 
-// builtID is of an image made here. It cannot be the digest of a stream: who names one in a manifest gets no image of ours.
-func builtID(h hash.Hash) string { return "built-" + hex.EncodeToString(h.Sum(nil)[:20]) }
+// builtPrefix is of the name of an image made here. No manifest's ID begins so: who names one gets no image of ours.
+const builtPrefix = "built-"
+
+func builtID(h hash.Hash) string { return builtPrefix + hex.EncodeToString(h.Sum(nil)[:20]) }
 
 // key is the ID of the image that comes of an instruction upon the image so far.
 func (b *building) key(parts ...string) string {
@@ -180,6 +182,9 @@ func (b *building) base(ctx context.Context, what string) error {
 	if ref, refErr := ParseReference(what); err != nil && refErr == nil && ref.Base != "" {
 		img, err = b.Ensure(ctx, ref, EnsureOptions{})
 	}
+	if err == nil {
+		img, err = b.trusted(ctx, img)
+	}
 	if err != nil {
 		return err
 	}
@@ -188,6 +193,21 @@ func (b *building) base(ctx context.Context, what string) error {
 	b.manifest.OS, b.manifest.Arch = cmp.Or(b.opt.OS, m.OS), cmp.Or(b.opt.Arch, m.Arch)
 	b.manifest.OSRelease = cmp.Or(b.opt.OSRelease, m.OSRelease)
 	return nil
+}
+
+// trusted is an image from the store if this host would start a task from it, else what its registry has under its name: what is built of
+// it needs no signature any more.
+func (s *Store) trusted(ctx context.Context, img Image) (Image, error) {
+	trust, err := s.trust()
+	switch {
+	case err != nil || trust.accepts(img):
+		return img, err
+	case img.Reference.Base == "":
+		return Image{}, fmt.Errorf("image %s: it has lost its name, and with it who signed it; name it as it was pulled, with its URL", img.name())
+	case img.byID:
+		img.Reference.Digest = img.Pin() // its tag may have moved
+	}
+	return s.Ensure(ctx, img.Reference, EnsureOptions{})
 }
 
 func exists(file string) bool {

@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"os"
 	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // RegistryOptions say how registries are reached.
@@ -40,7 +42,8 @@ type client struct {
 	others  bool // are left to be asked: what does not begin here is not tried again
 }
 
-func newClient(options RegistryOptions) (*client, error) {
+// newClient has a registry begin each answer within the time given, once the request is sent.
+func newClient(options RegistryOptions, answer time.Duration) (*client, error) {
 	roots, err := authorities(options.CAFile)
 	if err != nil {
 		return nil, err
@@ -58,7 +61,7 @@ func newClient(options RegistryOptions) (*client, error) {
 		TLSClientConfig:       &tls.Config{RootCAs: roots},
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
+		ResponseHeaderTimeout: answer,
 		IdleConnTimeout:       30 * time.Second,
 		ForceAttemptHTTP2:     true,
 		// Digest, length and ranges are of the bytes as they are published.
@@ -66,7 +69,7 @@ func newClient(options RegistryOptions) (*client, error) {
 		ReadBufferSize:     64 << 10,
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, req *http.Request, resp *http.Response) error {
 			if resp.StatusCode == http.StatusProxyAuthRequired {
-				return &statusError{code: resp.StatusCode, status: resp.Status, url: "https://" + req.Host}
+				return &statusError{code: resp.StatusCode, status: statusOf(resp), url: "https://" + req.Host}
 			}
 			return nil
 		},
@@ -123,6 +126,9 @@ type statusError struct {
 	wayIn  string
 }
 
+// statusOf is an answer's status, whose phrase is the server's choice.
+func statusOf(resp *http.Response) string { return storage.Clip(resp.Status, 80) }
+
 func (e *statusError) Error() string {
 	switch e.code {
 	case http.StatusNotFound, http.StatusGone:
@@ -158,7 +164,7 @@ func (c *client) get(ctx context.Context, file string, offset int64, validator s
 	}
 	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || offset == 0) {
 		resp.Body.Close()
-		return nil, &statusError{code: resp.StatusCode, status: resp.Status, url: redactURL(req.URL), wayIn: c.options.WayIn}
+		return nil, &statusError{code: resp.StatusCode, status: statusOf(resp), url: redactURL(req.URL), wayIn: c.options.WayIn}
 	}
 	return resp, nil
 }
@@ -177,6 +183,7 @@ func noAnswer(u *url.URL, err error) error {
 	if errors.As(err, &status) {
 		return status
 	}
+	err = storage.Clipped(err) // what is no HTTP is in it
 	where := u.Scheme + "://" + u.Host
 	var unknown x509.UnknownAuthorityError
 	var certificate *tls.CertificateVerificationError
@@ -185,6 +192,9 @@ func noAnswer(u *url.URL, err error) error {
 		return &refusal{fmt.Errorf("the certificate of the registry %s is not trusted (%w); name its authority's file in the plugin's configuration", where, err)}
 	case errors.As(err, &certificate):
 		return &refusal{fmt.Errorf("the certificate of the registry %s is wrong: %w; give the registry another one", where, err)}
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // no file's end
 	}
 	return fmt.Errorf("the registry %s does not answer: %w; check the URL, and that it runs", where, err)
 }
@@ -212,7 +222,7 @@ func (c *client) small(ctx context.Context, file string, limit int64) ([]byte, e
 	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("the registry's %s ended early: %w; see the registry's log", redactURL(resp.Request.URL), err)
+		return nil, fmt.Errorf("the registry's %s ended early: %w; see the registry's log", redactURL(resp.Request.URL), storage.Clipped(err))
 	case int64(len(data)) > limit:
 		return nil, &refusal{fmt.Errorf("the registry's %s is larger than %d bytes; it is none of ours", redactURL(resp.Request.URL), limit)}
 	}

@@ -62,11 +62,11 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 		if m.Format != "zfs" {
 			return m, errors.New("only a ZFS dataset has a difference to send; export it whole")
 		}
-		digest, err := s.published(ctx, *opt.Parent, dir)
+		id, err := s.published(ctx, *opt.Parent, dir)
 		if err != nil {
 			return m, err
 		}
-		m.Parent = opt.Parent.Reference.short() + "@" + digest
+		m.Parent = opt.Parent.Reference.short() + "@" + id
 		if img, err = s.onto(ctx, img, *opt.Parent); err != nil {
 			return m, err
 		}
@@ -90,21 +90,21 @@ func (s *Store) export(ctx context.Context, img Image, dir string, opt ExportOpt
 	if img.Reference.Base != "" {
 		return m, nil
 	}
-	// From now on the image built here is known by its digest, and need not be pulled.
+	// From now on the image built here is known by what was published of it, and need not be pulled.
 	_, err = s.setName(ctx, img.ID, record{Reference: img.Reference.unpinned(), Manifest: m})
 	return m, err
 }
 
-// published is the digest under which a parent is in the folder. One that who pulls the image could not have is refused.
-func (s *Store) published(ctx context.Context, parent Image, dir string) (digest string, err error) {
+// published is the ID under which a parent is in the folder. One that who pulls the image could not have is refused.
+func (s *Store) published(ctx context.Context, parent Image, dir string) (id string, err error) {
 	name := parent.Reference.short()
 	data, err := os.ReadFile(filepath.Join(dir, parent.Reference.fileName(".json")))
 	if err != nil {
 		return "", fmt.Errorf("its parent %s is not in %s; export that first", name, dir)
 	}
 	m, err := parseManifest(data, parent.Reference)
-	if err == nil && m.Digest == parent.Manifest.Digest {
-		return m.Digest, nil
+	if err == nil && m.ID() == parent.Pin() {
+		return m.ID(), nil
 	}
 	if err == nil {
 		err = s.checkSnapshot(ctx, parent, m, filepath.Join(dir, parent.Reference.fileName(m.suffix())))
@@ -112,10 +112,10 @@ func (s *Store) published(ctx context.Context, parent Image, dir string) (digest
 	if err != nil {
 		return "", fmt.Errorf("its parent %s is another one in %s; export that again first: %w", name, dir, err)
 	}
-	return m.Digest, nil
+	return m.ID(), nil
 }
 
-// checkSnapshot tells whether a published stream is of the image's snapshot: each export of it has a digest of its own.
+// checkSnapshot tells whether a published stream is of the image's snapshot: each export of it has an ID of its own.
 func (s *Store) checkSnapshot(ctx context.Context, img Image, m Manifest, file string) error {
 	f, err := os.Open(file)
 	if err != nil {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -133,7 +134,7 @@ func TestIncrementalRefusals(t *testing.T) {
 		{"parent is damaged", onlyFiles("/web_1.zfs.zst", streamBytes(func(b []byte) []byte { b[len(b)/2] ^= 1; return b })),
 			"image web:2: below it, image web:1: the digest of its stream is "},
 		{"parent is itself", onlyFiles("/web_1.json", manifestField("parent", "web:1@"+first)),
-			"image web:2: more than 32 images stand on each other below it; export it whole"},
+			"image web:2: below it, image web:1: the registry's digest is "},
 		{"parent is not said", onlyFiles("/web_2.json", manifestField("parent", "")),
 			"image web:2: its stream cannot be unpacked: the stream is incremental, and its image names no parent"},
 	} {
@@ -143,6 +144,18 @@ func TestIncrementalRefusals(t *testing.T) {
 			h.refused(t, err, c.sentence, before, prefix)
 		})
 	}
+
+	r.misbehave(nil)
+	m := manifests["1"]
+	for i := range 40 { // each is on the one before
+		m.Parent = m.Name + ":" + m.Tag + "@" + m.ID()
+		m.Name, m.Tag = "high", fmt.Sprint(i)
+		if err := writeManifest(dir, Reference{Name: m.Name, Tag: m.Tag}, m, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := h.Ensure(t.Context(), r.ref(t, "high:39"), EnsureOptions{})
+	h.refused(t, err, "image high:39: more than 32 images stand on each other below it; export it whole", before, whole)
 
 	builder := newHost(t, "zfs", Options{})
 	img, err := builder.Build(t.Context(), Reference{Name: "web", Tag: "2"}, makeTree(t, 1000), BuildOptions{})

@@ -2,6 +2,8 @@ package image
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,9 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
-// Manifest is what NAME_TAG.json says of an image. It pins the stream by its digest.
+// Manifest is what NAME_TAG.json says of an image. It pins the stream by its digest, and what an incremental one differs from by its ID.
 type Manifest struct {
 	Name    string    `json:"name"`
 	Tag     string    `json:"tag"`
@@ -32,8 +36,8 @@ type Manifest struct {
 	Digest string `json:"digest"`
 	// Snapshot is the name of the snapshot in the stream; "" for a tar archive.
 	Snapshot string `json:"snapshot,omitempty"`
-	// Parent is the reference of the image that an incremental stream is the difference from: NAME:TAG@sha256:…, at the same
-	// base URL.
+	// Parent is the reference of the image that an incremental stream is the difference from, at the same base URL: NAME:TAG@ and
+	// that image's ID. A pot's has the ID in the store only.
 	Parent string `json:"parent,omitempty"`
 	// Skein is set in the store only, on pots: Skein-1024 of the stream and its meta.
 	Skein string `json:"skein,omitempty"`
@@ -53,6 +57,30 @@ type Defaults struct {
 	Attributes map[string]string `json:"attributes,omitempty"`
 }
 
+// ID names the image in a store, and a reference or a parent's manifest pins it by that: "sha256:" and 64 hexadecimal digits, which fix
+// all of its content. Of a whole image it is its stream's digest. An incremental stream knows what it differs from by a number that whoever
+// made that chose, so its image's is the SHA-256 of three lines that end in a newline each: "incremental image", the stream's digest, the
+// parent's ID. No stream begins as that text does. It is "" where a digest is not known yet, as it may be of a pot and its parent.
+func (m Manifest) ID() string {
+	_, parent, pinned := strings.Cut(m.Parent, "@")
+	if m.Parent == "" || m.Digest == "" {
+		return m.Digest
+	}
+	if !pinned {
+		return ""
+	}
+	sum := sha256.Sum256([]byte("incremental image\n" + m.Digest + "\n" + parent + "\n"))
+	return digestPrefix + hex.EncodeToString(sum[:])
+}
+
+// checkPin refuses what a registry has in the place of what was pinned.
+func (m Manifest) checkPin(ref Reference) error {
+	if id := m.ID(); ref.Digest != "" && id != ref.Digest {
+		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", id, ref.Digest)
+	}
+	return nil
+}
+
 // suffix is of the stream's file name: ".zfs.zst".
 func (m Manifest) suffix() string { return "." + m.Format + compressions[m.Compression].extension }
 
@@ -70,7 +98,7 @@ func parseManifest(data []byte, ref Reference) (Manifest, error) {
 	var m Manifest
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	if err := decoder.Decode(&m); err != nil {
-		return m, fmt.Errorf("its manifest is not JSON as it should be (%w); is a registry at that URL?", err)
+		return m, fmt.Errorf("its manifest is not JSON as it should be (%w); is a registry at that URL?", storage.Clipped(err))
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return m, errors.New("its manifest has something behind its JSON; publish it again")
@@ -191,7 +219,7 @@ func (m Manifest) checkPlatform(host Options) error {
 		return fmt.Errorf("it is for %s/%s and this host is %s/%s; publish one for this host", m.OS, m.Arch, host.OS, host.Arch)
 	case newerRelease(m.OSRelease, host.OSRelease):
 		return fmt.Errorf("it is made from %s and this host's kernel is %s, which runs images of its own release and older ones; "+
-			"upgrade the host, or publish an older one", m.OSRelease, host.OSRelease)
+			"upgrade the host, or publish an older one", storage.Clip(m.OSRelease, 80), host.OSRelease)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type patience struct {
 const headway = 64 << 10
 
 func newPatience(limit time.Duration) *patience {
+	limit = max(limit, 0)
 	return &patience{limit: limit, since: time.Now(), pause: limit / 100}
 }
 

@@ -122,3 +122,11 @@ func slowly(w http.ResponseWriter, data []byte) {
 		w.Write(chunk)
 	}
 }
+
+func TestNoPatience(t *testing.T) {
+	for _, limit := range []time.Duration{0, -time.Second} {
+		if newPatience(limit).again(t.Context(), 0) {
+			t.Errorf("%v: it tries again", limit)
+		}
+	}
+}

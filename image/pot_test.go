@@ -116,7 +116,7 @@ func TestPots(t *testing.T) {
 	if before != 2 {
 		t.Errorf("%d downloads for two pots", before)
 	}
-	for _, ref := range []Reference{r.ref(t, "hello:1.0"), r.ref(t, "more:2.0"), r.ref(t, "more:2.0@"+img.Manifest.Digest)} {
+	for _, ref := range []Reference{r.ref(t, "hello:1.0"), r.ref(t, "more:2.0"), r.ref(t, "more:2.0@"+img.Pin())} {
 		for _, force := range []bool{false, true} {
 			again, err := h.Ensure(t.Context(), ref, EnsureOptions{ForcePull: force})
 			if err != nil || r.count("/hello_1.0.xz")+r.count("/more_2.0.xz") != before {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
@@ -24,14 +25,15 @@ type link struct {
 	total    int64  // bytes of all links
 }
 
-func (l *link) digits() string { return l.manifest.Digest[len(digestPrefix):] }
+// id is the image's name in the store.
+func (l *link) id() string { return strings.TrimPrefix(l.manifest.ID(), digestPrefix) }
 
 // tmp is the name that the image has until it is whole, and that of its lock: a leftover is met by the next try.
 func (l *link) tmp() string {
 	if l.pot != nil {
 		return l.pot.tmp()
 	}
-	return "pull-" + l.digits()[:32]
+	return "pull-" + l.id()[:32]
 }
 
 func (l *link) fileName() string {
@@ -116,7 +118,7 @@ func (s *Store) pullChain(ctx context.Context, c *client, base string, ref Refer
 		if img, err = s.fetch(ctx, l, parent, patience, report); err != nil {
 			return Image{}, l.explain(ref, err)
 		}
-		parent = img.ID
+		parent = img
 		before += l.manifest.Size
 	}
 	return img, nil
@@ -125,44 +127,44 @@ func (s *Store) pullChain(ctx context.Context, c *client, base string, ref Refer
 // maxChain is how many incremental images may stand on each other.
 const maxChain = 32
 
-// chain is the image and those below it that find has not in the store, down to one that is, whose ID it returns, or to a whole
+// chain is the image and those below it that find has not in the store, down to one that is, which it returns, or to a whole
 // one. All manifests are judged before any stream is asked for.
-func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference, find func(context.Context, Reference) (Image, error)) (links []*link, parent string, err error) {
+func (s *Store) chain(ctx context.Context, c *client, base string, ref Reference, find func(context.Context, Reference) (Image, error)) (links []*link, parent Image, err error) {
 	for next := ref; ; {
 		l, err := s.manifest(ctx, c, base, next)
 		if err != nil {
-			return nil, "", (&link{ref: next}).explain(ref, err)
+			return nil, Image{}, (&link{ref: next}).explain(ref, err)
 		}
 		links = append(links, l)
 		if l.manifest.Parent == "" {
-			return links, "", nil
+			return links, Image{}, nil
 		}
 		if len(links) > maxChain {
-			return nil, "", fmt.Errorf("more than %d images stand on each other below it; export it whole", maxChain)
+			return nil, Image{}, fmt.Errorf("more than %d images stand on each other below it; export it whole", maxChain)
 		}
 		if next, err = ParseReference(l.manifest.Parent); err != nil {
-			return nil, "", err
+			return nil, Image{}, err
 		}
 		next.Base = ref.Base
 		here, err := find(ctx, next)
 		if !errors.Is(err, errNotHere) {
-			return links, here.ID, err
+			return links, here, err
 		}
 	}
 }
 
-// findParent goes by the digest, for which the signature of the image above vouches. Only a pot's parent lacks it, and needs a
+// findParent goes by the ID, for which the signature of the image above vouches. Only a pot's parent lacks it, and needs a
 // signature of its own.
 func (s *Store) findParent(ctx context.Context, ref Reference) (Image, error) {
 	if ref.Digest != "" {
-		return s.findDigest(ctx, ref.Digest)
+		return s.findID(ctx, ref.Digest)
 	}
 	trust, err := s.trust()
 	if err != nil {
 		return Image{}, err
 	}
 	img, err := s.find(ctx, ref)
-	if err == nil && !trust.accepts(img) {
+	if err == nil && (!trust.accepts(img) || img.Pin() == "") {
 		err = errNotHere
 	}
 	return img, err
@@ -227,9 +229,10 @@ func (s *Store) signer(ctx context.Context, c *client, base, file string, data [
 
 // accept is this host's part of judging a manifest.
 func (s *Store) accept(m Manifest, ref Reference) error {
+	if err := m.checkPin(ref); err != nil {
+		return err
+	}
 	switch format := s.backend.Format(); {
-	case ref.Digest != "" && m.Digest != ref.Digest:
-		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", m.Digest, ref.Digest)
 	case max(m.Size, m.UncompressedSize) > s.options.Limits.Stream:
 		return fmt.Errorf("its stream has %d bytes; this host accepts at most %d", max(m.Size, m.UncompressedSize), s.options.Limits.Stream)
 	case format != "" && m.Format != format:
@@ -256,14 +259,17 @@ func (s *Store) smallOnce(ctx context.Context, c *client, url string) ([]byte, e
 	return c.small(ctx, url, s.options.Limits.Manifest)
 }
 
-// fetch makes sure that the link's image is in the store, under its reference. parent is the ID of the image
-// that an incremental stream stands on.
-func (s *Store) fetch(ctx context.Context, l *link, parent string, patience *patience, report func(Progress)) (Image, error) {
+// fetch makes sure that the link's image is in the store, under its reference. parent is the image that an incremental stream
+// stands on.
+func (s *Store) fetch(ctx context.Context, l *link, parent Image, patience *patience, report func(Progress)) (Image, error) {
 	lock, err := takeLock(ctx, s.options.LockDir, l.tmp(), report)
 	if err != nil {
 		return Image{}, err
 	}
 	defer lock.release()
+	if l.pot != nil && parent.ID != "" {
+		l.manifest.Parent += "@" + parent.Pin() // a pot has its name only, which means another image elsewhere
+	}
 	here, err := s.findLink(ctx, l)
 	switch {
 	case err == nil:
@@ -280,7 +286,7 @@ func (s *Store) fetch(ctx context.Context, l *link, parent string, patience *pat
 			lock.tell(p)
 		}
 	}
-	if err := s.receive(ctx, l, parent, patience, tell); err != nil {
+	if err := s.receive(ctx, l, parent.ID, patience, tell); err != nil {
 		return Image{}, err
 	}
 	return s.commit(ctx, l)
@@ -293,24 +299,18 @@ func (l *link) record() record {
 // findLink looks for the image that the link's stream would make. What its manifest lacks, as a pot's does, comes from there.
 func (s *Store) findLink(ctx context.Context, l *link) (Image, error) {
 	if l.pot == nil {
-		return s.findDigest(ctx, l.manifest.Digest)
+		return s.findID(ctx, l.manifest.ID())
 	}
-	img, err := s.look(ctx, func(img Image) bool { return img.Manifest.Skein == l.pot.sum })
+	img, err := s.look(ctx, func(img Image) bool {
+		return img.Manifest.Skein == l.pot.sum && img.Manifest.Parent == l.manifest.Parent
+	})
 	if err != nil {
 		return Image{}, err
 	}
 	name, tag := l.manifest.Name, l.manifest.Tag
 	l.manifest = img.Manifest
 	l.manifest.Name, l.manifest.Tag = name, tag
-	return img, l.checkPin()
-}
-
-// checkPin is for a pot, whose digest is known only now.
-func (l *link) checkPin() error {
-	if l.ref.Digest != "" && l.ref.Digest != l.manifest.Digest {
-		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", l.manifest.Digest, l.ref.Digest)
-	}
-	return nil
+	return img, l.manifest.checkPin(l.ref) // whose digest is known only now
 }
 
 func (s *Store) commit(ctx context.Context, l *link) (Image, error) {
@@ -318,17 +318,17 @@ func (s *Store) commit(ctx context.Context, l *link) (Image, error) {
 	value, err := r.value()
 	props := map[string]string{r.key(): value}
 	if err == nil {
-		err = s.backend.Commit(ctx, l.tmp(), l.digits(), props)
+		err = s.backend.Commit(ctx, l.tmp(), l.id(), props)
 	}
 	if err == nil {
-		s.known.add(storage.Image{ID: l.digits(), Props: props})
+		s.known.add(storage.Image{ID: l.id(), Props: props})
 	} else {
 		s.discard(l.tmp())
 		if !errors.Is(err, storage.ErrExists) { // another LockDir's process was faster
 			return Image{}, err
 		}
 	}
-	return s.setName(ctx, l.digits(), r)
+	return s.setName(ctx, l.id(), r)
 }
 
 // discard works also after the pull's context has ended.
@@ -459,7 +459,7 @@ func (s *Store) verdict(src *source, rest io.Reader, l *link, unpacked error) er
 		return refused
 	}
 	if unpacked != nil {
-		return fmt.Errorf("its stream cannot be unpacked: %s", oneLine(unpacked.Error()))
+		return fmt.Errorf("its stream cannot be unpacked: %s", storage.Clipped(unpacked))
 	}
 	return nil
 }
@@ -490,5 +490,5 @@ func (l *link) checkDigest(digest string, size int64) error {
 		return fmt.Errorf("the Skein-1024 of its stream and meta is %s… and not %s… as its .skein file says; the registry's copy is damaged, export it again", sum[:16], l.pot.sum[:16])
 	}
 	l.manifest.Digest, l.manifest.Size = digest, size
-	return l.checkPin()
+	return l.manifest.checkPin(l.ref)
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // PushOptions say how an exported image reaches its registry.
@@ -24,6 +26,8 @@ type PushOptions struct {
 	// Retry is how long the registry may fail before a push gives up; 10 s.
 	Retry    time.Duration
 	Progress func(Progress)
+
+	stall time.Duration // how long the registry may take for an answer; 30 s
 }
 
 // Push brings an image that was exported into dir to the registry at base: by HTTP PUT, which WebDAV servers and image serve
@@ -95,13 +99,14 @@ func targetAt(base string, opt PushOptions) (target, error) {
 	if u, err := url.Parse(base); err == nil && u.Scheme == "file" {
 		return folder(u.Path), nil
 	}
-	c, err := newClient(opt.Registry)
+	limits := Limits{Retry: opt.Retry, Stall: opt.stall}.withDefaults()
+	c, err := newClient(opt.Registry, limits.Stall*storing)
 	if err != nil {
 		return nil, err
 	}
 	// Who refuses a file says so before its bytes are sent.
 	c.http.Transport.(*http.Transport).ExpectContinueTimeout = time.Second
-	return &collection{client: c, base: base, limits: Limits{Retry: opt.Retry}.withDefaults()}, nil
+	return &collection{client: c, base: base, limits: limits}, nil
 }
 
 // pushing brings files of a folder to a target.
@@ -166,7 +171,7 @@ func (p *pushing) checkParent(ctx context.Context, m Manifest, base string) erro
 	if data == nil {
 		return fmt.Errorf("its parent %s is not at %s; push that first", parent.short(), base)
 	}
-	if there, err := parseManifest(data, parent); err != nil || there.Digest != parent.Digest {
+	if there, err := parseManifest(data, parent); err != nil || there.ID() != parent.Digest {
 		return fmt.Errorf("its parent %s is another one at %s; push that again first", parent.short(), base)
 	}
 	return nil
@@ -290,6 +295,8 @@ func (c *collection) url(name string) string { return c.base + "/" + url.PathEsc
 
 func (c *collection) get(ctx context.Context, name string) (data []byte, err error) {
 	err = c.patiently(ctx, func() (int64, error) {
+		ctx, cancel := context.WithTimeout(ctx, c.limits.Stall)
+		defer cancel()
 		data, err = c.small(ctx, c.url(name), c.limits.Manifest)
 		return 0, err
 	})
@@ -363,8 +370,17 @@ func (c *collection) patiently(ctx context.Context, try func() (reached int64, e
 	}
 }
 
+// storing is how many times longer than any other answer the one to an upload may take: a server may have to write gigabytes to its disk
+// before.
+const storing = 20
+
 // send is a request that changes something at the registry, with a file or without.
 func (c *collection) send(ctx context.Context, method, where string, u *upload) error {
+	if u == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.limits.Stall)
+		defer cancel()
+	}
 	req, err := http.NewRequestWithContext(ctx, method, where, nil)
 	if err != nil {
 		return &refusal{err}
@@ -390,16 +406,16 @@ func (c *collection) send(ctx context.Context, method, where string, u *upload) 
 	case resp.StatusCode/100 == 2:
 		return nil
 	case u != nil && (resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotImplemented):
-		return &refusal{fmt.Errorf("the registry takes no uploads (%s); copy the files to what it serves", resp.Status)}
+		return &refusal{fmt.Errorf("the registry takes no uploads (%s); copy the files to what it serves", statusOf(resp))}
 	}
-	return &statusError{code: resp.StatusCode, status: cmp.Or(said(resp), resp.Status), url: redactURL(req.URL), wayIn: c.options.WayIn}
+	return &statusError{code: resp.StatusCode, status: cmp.Or(said(resp), statusOf(resp)), url: redactURL(req.URL), wayIn: c.options.WayIn}
 }
 
 // said is an answer's status with what a server says of it in plain text, if that is short.
 func said(resp *http.Response) string {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 200))
 	if line := oneLine(string(text)); err == nil && !strings.HasSuffix(resp.Status, line) && len(text) < 200 && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
-		return resp.Status + ": " + line
+		return statusOf(resp) + ": " + storage.Clip(line, 200)
 	}
 	return ""
 }

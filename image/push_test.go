@@ -300,3 +300,29 @@ func TestPushDifference(t *testing.T) {
 		t.Errorf("with another parent: %v", err)
 	}
 }
+
+// TestPushSlowDisk has a registry take longer to store a file than it may take for any other answer, and then for those.
+func TestPushSlowDisk(t *testing.T) {
+	dir, _ := publish(t, "tar", "web:1", makeTree(t, 1000), BuildOptions{})
+	d := newDav(t)
+	slow := http.MethodPut
+	d.bad = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == slow {
+			time.Sleep(time.Second)
+		}
+		return false
+	}
+	opt := PushOptions{Retry: 100 * time.Millisecond, stall: 300 * time.Millisecond}
+	if _, err := Push(t.Context(), dir, web1, d.url, opt); err != nil || d.count("PUT /web_1.tar.zst") != 1 {
+		t.Errorf("%v, %d uploads", err, d.count("PUT /web_1.tar.zst"))
+	}
+	slow = http.MethodGet
+	if _, err := Push(t.Context(), dir, web1, d.url, opt); err == nil || !strings.Contains(err.Error(), "does not answer: context deadline exceeded") {
+		t.Errorf("a manifest that takes long: %v", err)
+	}
+	slow = http.MethodDelete
+	write(t, d.dir+"/web_1.json.sig", nil)
+	if _, err := Push(t.Context(), dir, web1, d.url, opt); err == nil || !strings.Contains(err.Error(), "does not answer: context deadline exceeded") {
+		t.Errorf("a removal that takes long: %v", err)
+	}
+}

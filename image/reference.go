@@ -15,6 +15,8 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // Reference says which image, and where it comes from.
@@ -23,7 +25,7 @@ type Reference struct {
 	Base string
 	Name string
 	Tag  string
-	// Digest pins the compressed stream: "sha256:" and 64 hexadecimal digits, or "".
+	// Digest pins the image by its manifest's ID: "sha256:" and 64 hexadecimal digits, or "".
 	Digest string
 	// Mirrors are base URLs to try before Base. They are no part of the image's identity.
 	Mirrors []string
@@ -79,7 +81,7 @@ func parseReference(s string) (Reference, error) {
 // NewReference is the pot driver's spelling: the registry's URL, the image's name and its tag apart.
 func NewReference(base, name, tag string) (Reference, error) {
 	if err := refuseUserinfo(base); err != nil {
-		return Reference{}, fmt.Errorf("image %s:%s: %w", clip(name), clip(tag), err)
+		return Reference{}, fmt.Errorf("image %q: %w", clip(name+":"+tag), err)
 	}
 	r := Reference{Base: strings.TrimRight(base, "/"), Name: name, Tag: tag}
 	if err := r.validate(); err != nil {
@@ -222,10 +224,10 @@ func redactURL(u *url.URL) string {
 	clean := *u
 	clean.RawQuery = ""
 	clean.Path = path.Clean(u.Path)
-	return clean.Redacted()
+	return storage.Clip(clean.Redacted(), 1000)
 }
 
-// clip keeps a hostile value from filling a message.
+// clip keeps a hostile value from filling a message, in which %q keeps a terminal from obeying it; for others there is storage.Clip.
 func clip(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "…"

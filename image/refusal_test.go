@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // fault makes a registry misbehave.
@@ -86,7 +87,7 @@ var broken = []struct {
 	{"unknown tag", nil, "web:2", `image web:2: the registry has no REGISTRY/web_2.json (404 Not Found); check name and tag, or publish the image`},
 	{"internal error", status(500), "", `image web:1: the registry answers 500 Internal Server Error to REGISTRY/web_1.json; see the registry's log`},
 	{"no permission", status(401), "", `image web:1: the registry refuses REGISTRY/web_1.json (401 Unauthorized); put credentials for it into the plugin's configuration`},
-	{"no answer", hangUp, "", `image web:1: the registry REGISTRY does not answer: EOF; check the URL, and that it runs`},
+	{"no answer", hangUp, "", `image web:1: the registry REGISTRY does not answer: unexpected EOF; check the URL, and that it runs`},
 	{"no manifest", manifestBytes(func([]byte) []byte { return []byte("<html>Welcome</html>") }), "",
 		`image web:1: its manifest is not JSON as it should be (invalid character '<' looking for beginning of value); is a registry at that URL?`},
 	{"empty manifest", manifestBytes(func([]byte) []byte { return nil }), "", `image web:1: its manifest is not JSON as it should be (EOF); is a registry at that URL?`},
@@ -316,4 +317,48 @@ func TestLeftovers(t *testing.T) {
 			t.Errorf("the store has changed from\n%s to\n%s", before, after)
 		}
 	})
+}
+
+// TestHostileAnswers has a registry answer what is made for who reads an error: long, or to be obeyed by a terminal.
+func TestHostileAnswers(t *testing.T) {
+	dir, _ := publish(t, "tar", "web:1", makeTree(t, 1000), BuildOptions{})
+	r := newRegistry(t, dir)
+	h := newHost(t, "tar", Options{Limits: impatient, OSRelease: "12.2-RELEASE"})
+	before := h.state(t)
+	long := strings.Repeat("x", 10<<10)
+	raw := func(answer string) fault {
+		return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			conn.Write([]byte(answer))
+			conn.Close()
+		}
+	}
+	for _, c := range []struct {
+		name     string
+		fault    fault
+		sentence string
+	}{
+		{"reason", raw("HTTP/1.1 500 \x1b]0;" + long + "\r\n\r\n"), "image web:1: the registry answers 500 \ufffd]0;xxx"},
+		{"no HTTP", raw("\x1b]0;" + long + "\r\n\r\n"), "image web:1: the registry " + r.url + " does not answer: "},
+		{"header", raw("HTTP/1.1 200 OK\r\n\x9b" + long + "\r\n\r\n"), "image web:1: the registry " + r.url + " does not answer: "},
+		{"trailer", raw("HTTP/1.1 200 OK\r\nTrailer: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\x9b" + long[:4000] + "\r\n\r\n"), "image web:1: the registry's " + r.url + "/web_1.json ended early: "},
+		{"redirects", redirectTo("/" + long), "image web:1: the registry redirects more than 5 times, last to " + r.url + "/xxx"},
+		{"redirect to a file", redirectTo("file:///" + long), "image web:1: the registry redirects from " + r.url + "/web_1.json to file:///xxx"},
+		{"redirect to nowhere", raw("HTTP/1.1 302 Found\r\nLocation: http://[" + long + "\r\n\r\n"), "image web:1: the registry " + r.url + " does not answer: "},
+		{"time", manifestField("created", "\x9b"+long), "image web:1: its manifest is not JSON as it should be ("},
+		{"number", manifestField("size", json.Number(strings.Repeat("9", 10<<10))), "image web:1: its manifest is not JSON as it should be ("},
+		{"release", manifestField("os_release", "99.0-RELEASE"+long), "image web:1: it is made from 99.0-RELEASExxx"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r.misbehave(c.fault)
+			_, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+			h.refused(t, err, c.sentence, before, prefix)
+			if err != nil && (len(err.Error()) > 2500 || strings.ContainsFunc(err.Error(), func(r rune) bool { return !unicode.IsPrint(r) })) {
+				t.Errorf("%d bytes: %.3000q", len(err.Error()), err)
+			}
+		})
+	}
 }

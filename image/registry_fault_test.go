@@ -82,6 +82,26 @@ func TestResume(t *testing.T) {
 	})
 }
 
+// TestHangUpOnResume drops the connection in the middle, and hangs up without an answer on who asks for the rest, once.
+func TestHangUpOnResume(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind string) {
+		dir, m := publish(t, kind, "web:1", makeTree(t, 1<<20), BuildOptions{})
+		r := newRegistry(t, dir)
+		h := newHost(t, kind, Options{})
+		file := "/web_1." + kind + ".zst"
+		drop := cut(".zst", int(m.Size)/2, 1)
+		r.misbehave(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
+			if req.URL.Path == file && r.count(file) == 2 {
+				hangUp(w, req, good)
+			}
+			drop(w, req, good)
+		})
+		if _, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{}); err != nil || r.count(file) != 3 {
+			t.Errorf("%v, after %d requests", err, r.count(file))
+		}
+	})
+}
+
 // TestCutWithoutRanges pulls from a server that drops each connection at the same place and cannot go on.
 func TestCutWithoutRanges(t *testing.T) {
 	eachKind(t, func(t *testing.T, kind string) {

@@ -141,9 +141,10 @@ func newTrust(keys []string) (trust, error) {
 	return t, nil
 }
 
-// accepts tells of an image that is here already. One built here needs no signature.
+// accepts tells of an image that is here already. One built here needs no signature; one without a name may have been pulled.
 func (t trust) accepts(img Image) bool {
-	return len(t) == 0 || img.Reference.Base == "" || slices.ContainsFunc(t, func(k PublicKey) bool { return k.ID() == img.SignedBy })
+	built := img.Reference.Base == "" && (img.Reference.Name != "" || strings.HasPrefix(img.ID, builtPrefix))
+	return len(t) == 0 || built || slices.ContainsFunc(t, func(k PublicKey) bool { return k.ID() == img.SignedBy })
 }
 
 // SecretKey signs. It is kept in signify's form without a passphrase (signify -G -n).

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 // source is a registry's file as one reader, over as many responses as it takes. It hashes what it reads.
@@ -105,7 +107,7 @@ func (s *source) read(p []byte) (int, error) {
 		}
 		err = io.ErrUnexpectedEOF
 	}
-	return n, fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset.Load()+int64(n), s.size, err)
+	return n, fmt.Errorf("its stream broke off after %d of %d bytes: %w; see the registry's log", s.offset.Load()+int64(n), s.size, storage.Clipped(err))
 }
 
 func (s *source) checkOffset(offset int64) error {

@@ -94,13 +94,13 @@ func New(backend storage.Backend, options Options) *Store {
 	}
 	options.Limits = options.Limits.withDefaults()
 	return &Store{backend: backend, options: options, log: options.Logger,
-		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry) }),
+		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry, options.Limits.Stall) }),
 		trust:  sync.OnceValues(func() (trust, error) { return newTrust(options.Keys) })}
 }
 
 // Image is one in the store, as one of its references names it.
 type Image struct {
-	// ID is the name of the image's dataset: the hexadecimal digits of its stream's digest; for an image that was built here
+	// ID is the name of the image's dataset: the hexadecimal digits of its manifest's ID; for an image that was built here
 	// and not pulled, "built-" and digits of what it was built from.
 	ID        string
 	Reference Reference
@@ -115,6 +115,20 @@ type Image struct {
 
 	former []record
 	byID   bool // it was asked for by its ID
+}
+
+// Pin is what a reference has behind its @ to mean this image and no other; "" where nothing of it was published.
+func (img Image) Pin() string {
+	return img.pin(record{Reference: img.Reference.unpinned(), Manifest: img.Manifest})
+}
+
+// pin takes a registry's manifest by its word only where the image was received as that says: its dataset has the name.
+func (img Image) pin(r record) string {
+	id := r.Manifest.ID()
+	if id == digestPrefix+img.ID || strings.HasPrefix(img.ID, builtPrefix) || !strings.Contains(r.Reference, "/") {
+		return id
+	}
+	return ""
 }
 
 // EnsureOptions are a caller's wishes for one image.
@@ -168,7 +182,7 @@ var errNotHere = errors.New("the image is not in the store")
 // find looks in the store only.
 func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
 	img, err := s.look(ctx, func(img Image) bool {
-		return img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Manifest.Digest)
+		return img.Reference.unpinned() == ref.unpinned() && (ref.Digest == "" || ref.Digest == img.Pin())
 	})
 	if errors.Is(err, errNotHere) && ref.Digest != "" {
 		img, err = s.findFormer(ctx, ref)
@@ -181,17 +195,21 @@ func (s *Store) find(ctx context.Context, ref Reference) (Image, error) {
 
 // findFormer returns what a pinned reference names although its tag has moved.
 func (s *Store) findFormer(ctx context.Context, ref Reference) (Image, error) {
-	means := func(r record) bool { return r.Reference == ref.unpinned() && r.Manifest.Digest == ref.Digest }
-	img, err := s.look(ctx, func(img Image) bool { return slices.ContainsFunc(img.former, means) })
+	meant := func(img Image) int {
+		return slices.IndexFunc(img.former, func(r record) bool { return r.Reference == ref.unpinned() && img.pin(r) == ref.Digest })
+	}
+	img, err := s.look(ctx, func(img Image) bool { return meant(img) >= 0 })
 	if err != nil {
 		return Image{}, err
 	}
-	return img.as(img.former[slices.IndexFunc(img.former, means)])
+	return img.as(img.former[meant(img)])
 }
 
-// findDigest returns the image that has been received from, or sent as, the stream of that digest.
-func (s *Store) findDigest(ctx context.Context, digest string) (Image, error) {
-	return s.look(ctx, func(img Image) bool { return img.Manifest.Digest == digest || digestPrefix+img.ID == digest })
+// findID returns the image that has been received, or was built here and sent, as one of that ID, whatever it is called.
+func (s *Store) findID(ctx context.Context, id string) (Image, error) {
+	return s.look(ctx, func(img Image) bool {
+		return img.Pin() == id || slices.ContainsFunc(img.former, func(r record) bool { return img.pin(r) == id })
+	})
 }
 
 // List is one line per reference, ordered by them; an image that has lost its references has one line without.

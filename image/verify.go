@@ -39,6 +39,9 @@ func (s *Store) verifyAt(ctx context.Context, c *client, base string, ref Refere
 		return Manifest{}, err
 	}
 	l := links[0]
+	if l.pot != nil && l.manifest.Parent != "" && ref.Digest != "" {
+		return Manifest{}, errors.New("it is a pot that stands on another, and only a pull tells the digest of such a one; verify it without the digest")
+	}
 	reading := New(judge{format: l.manifest.Format}, s.options)
 	err = reading.receive(ctx, l, l.manifest.Parent, patience, func(bytes, size int64) {
 		if progress != nil {

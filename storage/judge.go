@@ -36,7 +36,7 @@ func judgeArchive(stream io.Reader) error {
 			_, err = io.Copy(io.Discard, reader)
 		}
 		if err != nil {
-			return fmt.Errorf("archive: %s: %w", h.Name, err)
+			return fmt.Errorf("archive: %s: %w", Clip(h.Name, 200), Clipped(err))
 		}
 	}
 	if _, err := io.Copy(io.Discard, end); err != nil {

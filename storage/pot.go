@@ -51,7 +51,7 @@ func OpenPot(stream io.Reader) (*Pot, error) {
 		return nil, errors.New("the stream has several snapshots; export it with pot export -A")
 	case name + "/" + potRoot:
 	default:
-		return nil, fmt.Errorf("the stream has the dataset %s, which is not a pot's", dataset)
+		return nil, fmt.Errorf("the stream has the dataset %s, which is not a pot's", Clip(dataset, 80))
 	}
 	p.Created = time.Unix(int64(root.uint64(24)), 0).UTC()
 	p.Root = rootReader{p}
@@ -77,13 +77,7 @@ func (p *Pot) readList() (string, error) {
 		return "", errors.New("the stream is of one dataset and not of a pot; export it with pot export")
 	}
 	name, _, _ := strings.Cut(list.name(), "@")
-	if err := p.copy(io.Discard, list); err != nil {
-		return "", err
-	}
-	if end, err := p.next(); err != nil || end.kind() != typeEnd {
-		return "", errors.Join(err, errNoPot)
-	}
-	return name, nil
+	return name, p.skipList(list)
 }
 
 // readConf reads the substream of the outer file system.

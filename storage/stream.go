@@ -107,7 +107,10 @@ func openStream(stream io.Reader, incremental bool) (*unpacker, error) {
 	}
 	if first.kind() == typeBegin && first.uint64(16)&3 == kindPackage {
 		u.isPackage = true
-		if first, err = u.skipList(first); err != nil {
+		if err = u.skipList(first); err == nil {
+			first, err = u.next()
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -125,15 +128,15 @@ func Identity(stream io.Reader, incremental bool) (uint64, error) {
 	return u.first.uint64(40), nil
 }
 
-// skipList leaves out what a package says of its substreams, and reads the first one's begin.
-func (u *unpacker) skipList(list record) (record, error) {
-	if err := u.copy(io.Discard, list); err != nil {
-		return record{}, err
+// skipList leaves out what a package says of its substreams.
+func (s *records) skipList(list record) error {
+	if err := s.copy(io.Discard, list); err != nil {
+		return err
 	}
-	if end, err := u.next(); err != nil || end.kind() != typeEnd {
-		return record{}, errors.Join(errors.New("the stream's list of contents has no end"), err)
+	if end, err := s.next(); err != nil || end.kind() != typeEnd {
+		return errors.Join(errors.New("the stream's list of contents has no end"), err)
 	}
-	return u.next()
+	return nil
 }
 
 // check refuses a substream that is not an image's.
@@ -146,7 +149,7 @@ func check(begin record, incremental bool) error {
 	case version&3 != kindSubstream:
 		return fmt.Errorf("the stream is of the unknown kind %d", version&3)
 	case contents != contentFileSystem:
-		return fmt.Errorf("the stream holds %s, which is not a file system", begin.name())
+		return fmt.Errorf("the stream holds %s, which is not a file system", Clip(begin.name(), 80))
 	case version>>2&featureRaw != 0:
 		return errors.New("the stream is encrypted; send it without -w")
 	case version>>2&featureRedacted != 0:
@@ -187,7 +190,7 @@ func (u *unpacker) end() error {
 		case err != nil:
 			return err
 		case end.kind() == typeBegin:
-			return fmt.Errorf("the stream holds %s as well; an image is one snapshot of one file system", end.name())
+			return fmt.Errorf("the stream holds %s as well; an image is one snapshot of one file system", Clip(end.name(), 80))
 		case end.kind() != typeEnd:
 			return errors.New("the stream has a record outside of its snapshots; it is damaged")
 		}

@@ -44,7 +44,7 @@ func Extract(ctx context.Context, root string, stream io.Reader) error {
 			return fmt.Errorf("archive: %w", err)
 		}
 		if err := x.entry(h, reader); err != nil {
-			return fmt.Errorf("archive: %s: %w", h.Name, explainEscape(err))
+			return fmt.Errorf("archive: %s: %w", Clip(h.Name, 200), Clipped(explainEscape(err)))
 		}
 	}
 	if err := x.finish(); err != nil {

@@ -146,7 +146,7 @@ func TestTour(t *testing.T) {
 				t.Errorf("list says %q", out)
 			}
 			out = must(t, with(host, "inspect", got.ID[:8])...)
-			if err := json.Unmarshal([]byte(out), &got); err != nil || got.Manifest.Digest != "sha256:"+got.ID {
+			if err := json.Unmarshal([]byte(out), &got); err != nil || got.Manifest.Digest != "sha256:"+got.ID || got.Pin != got.Manifest.Digest {
 				t.Errorf("inspect says %q", out)
 			}
 			if data, err := os.ReadFile(filepath.Join(got.Root, "etc/motd")); string(data) != "hello\n" {

@@ -62,9 +62,9 @@ need not have been built on it.`,
 
 func (a *app) printExported(cmd *cobra.Command, m image.Manifest, dir string) error {
 	if a.json {
-		return printJSON(cmd.OutOrStdout(), m)
+		return printJSON(cmd.OutOrStdout(), publishedJSON{m.ID(), m})
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Exported %s:%s: %s, %s in %s\n", m.Name, m.Tag, m.Digest, mib(m.Size), dir)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Exported %s:%s: %s, %s in %s\n", m.Name, m.Tag, m.ID(), mib(m.Size), dir)
 	return err
 }
 
@@ -117,8 +117,12 @@ key begins with http://.`,
 	return cmd
 }
 
-// pushedJSON, keyJSON and signedJSON are what --json prints of push, sign --generate and sign.
+// publishedJSON, pushedJSON, keyJSON and signedJSON are what --json prints of export and verify, push, sign --generate and sign.
 type (
+	publishedJSON struct {
+		Pin string `json:"pin"` // what a reference has behind its @
+		image.Manifest
+	}
 	pushedJSON struct {
 		Reference string         `json:"reference"`
 		Manifest  image.Manifest `json:"manifest"`

@@ -17,6 +17,7 @@ import (
 type imageJSON struct {
 	ID         string         `json:"id"`
 	Reference  string         `json:"reference"`
+	Pin        string         `json:"pin"`            // what a reference has behind its @; "" where nothing was published
 	Root       string         `json:"root,omitempty"` // of one image only: its files are mounted there
 	Used       uint64         `json:"used"`
 	Referenced uint64         `json:"referenced"`
@@ -27,7 +28,7 @@ type imageJSON struct {
 }
 
 func forJSON(img image.Image) imageJSON {
-	j := imageJSON{ID: img.ID, Used: img.Used, Referenced: img.Referenced, Clones: append([]string{}, img.Clones...), SignedBy: img.SignedBy, Manifest: img.Manifest}
+	j := imageJSON{ID: img.ID, Pin: img.Pin(), Used: img.Used, Referenced: img.Referenced, Clones: append([]string{}, img.Clones...), SignedBy: img.SignedBy, Manifest: img.Manifest}
 	if img.Reference.Name != "" {
 		j.Reference = img.Reference.String()
 	}

@@ -141,9 +141,9 @@ the stream unpacks to. Nothing is stored; where no store is given, images for ei
 				return err
 			}
 			if a.json {
-				return printJSON(cmd.OutOrStdout(), m)
+				return printJSON(cmd.OutOrStdout(), publishedJSON{m.ID(), m})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Good: %s, %s\n", ref, m.Digest)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Good: %s, %s\n", ref, cmp.Or(m.ID(), "a pot that stands on another"))
 			return err
 		},
 	}
