@@ -52,7 +52,7 @@ func (r *pullReport) done(img image.Image) {
 	}
 	took := time.Since(r.began)
 	r.d.emit(r.cfg, fmt.Sprintf("Downloaded image %s: %s in %s (%s)", r.ref, mib(r.bytes), took.Round(time.Millisecond), perSecond(r.bytes, took)),
-		map[string]string{"image": r.ref.String(), "digest": img.Manifest.Digest})
+		map[string]string{"image": r.ref.String(), "digest": img.Pin()})
 }
 
 // perSecond is none where a download has begun again.

@@ -179,7 +179,7 @@ func (s *start) ensureImage(ctx context.Context) error {
 	}
 	report.done(img)
 	s.image = img
-	s.state.Digest = img.Manifest.Digest
+	s.state.Digest = img.Pin()
 	return s.foresee(ctx)
 }
 
