@@ -95,11 +95,7 @@ func imageOptions(c Config, logger hclog.Logger) image.Options {
 
 // CollectImages removes images that no task has used for a time, and older ones where they take too much.
 func (h *Host) CollectImages(ctx context.Context) ([]image.Image, error) {
-	size, err := h.Config.Images.maxSize()
-	if err != nil {
-		return nil, err
-	}
-	return h.Images.GC(ctx, image.GCOptions{Delay: duration(h.Config.Images.GCDelay, 72*time.Hour), MaxSize: size})
+	return h.Images.GC(ctx, h.Config.ImageGC())
 }
 
 // anchor is the name that the operator's pf.conf calls; on Linux it is the nftables table's.
