@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -336,9 +337,23 @@ func (s *start) hostname() string {
 		return s.task.Hostname
 	}
 	if len(s.cfg.AllocID) >= 8 {
-		return s.cfg.Name + "-" + s.cfg.AllocID[:8]
+		return defaultHostname(s.cfg.Name, s.cfg.AllocID[:8])
 	}
 	return s.name
+}
+
+// defaultHostname is TASK-ALLOC as far as a host can be called that: Nomad lets a task's name have spaces, any letters, and any length.
+func defaultHostname(task, alloc string) string {
+	const most = 63 // bytes that jail.Create takes
+	task = strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '-', r == '_', r == '.':
+			return r
+		}
+		return '-'
+	}, task)
+	task = strings.Trim(task[:min(len(task), most-len("-")-len(alloc))], "-.")
+	return strings.TrimPrefix(task+"-"+alloc, "-")
 }
 
 // env is the image's environment under Nomad's.
