@@ -36,8 +36,13 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if err != nil {
 		return err
 	}
+	alive := jail.Alive(dir) // asked first: what a shim that is gone wrote is its last word
 	status, err := jail.ReadStatus(dir)
-	if err != nil || fromEarlierBoot(status) {
+	neverRan := errors.Is(err, fs.ErrNotExist)
+	if err != nil && (alive || !neverRan) {
+		return fmt.Errorf("task %s may run, and its state cannot be read: %w", cfg.ID, err)
+	}
+	if neverRan || !alive && fromEarlierBoot(status) {
 		if err := d.host.Remove(d.ctx, name); err != nil {
 			go d.removeLater(cfg, name, removeSteps)
 		}
@@ -55,7 +60,8 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	return nil
 }
 
-// fromEarlierBoot says that the host has restarted under a task that was running.
+// fromEarlierBoot says of a task whose shim is gone that the host has restarted under it. Of one that runs it says nothing: FreeBSD's
+// boot ID changes with the clock.
 func fromEarlierBoot(s jail.Status) bool {
 	boot, err := jail.BootID()
 	return err == nil && s.Ended.IsZero() && s.BootID != boot
