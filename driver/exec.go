@@ -57,10 +57,11 @@ func (d *Driver) exec(ctx context.Context, taskID string, opt launch.ExecOptions
 	if !t.running() {
 		return 0, fmt.Errorf("task %s is not running", taskID)
 	}
-	if err := d.host.Prepare(ctx); err != nil {
+	shim, err := d.host.installShim()
+	if err != nil {
 		return 0, err
 	}
-	return launch.Exec(ctx, d.host.shim, t.dir, opt)
+	return launch.Exec(ctx, shim, t.dir, opt)
 }
 
 // sizes passes terminal sizes on, as rows and columns, until either side ends.

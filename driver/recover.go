@@ -13,7 +13,7 @@ import (
 
 // RecoverTask implements drivers.DriverPlugin: the task is found by its name, whatever plugin version started it. A task
 // that ended meanwhile is recovered too, with its true exit code; one whose host has rebooted is not, and what is left of
-// it is removed.
+// it is removed. A task needs nothing of what Prepare makes but to be started: a host that takes no other keeps those that it has.
 func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if handle == nil || handle.Config == nil {
 		return errors.New("task handle is empty")
@@ -47,9 +47,6 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 			go d.removeLater(cfg, name, removeSteps)
 		}
 		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
-	}
-	if err := d.host.Prepare(d.ctx); err != nil {
-		return fmt.Errorf("host: %w", err)
 	}
 	t := newTask(cfg, name, dir, state, status, time.Now())
 	d.adopt(t)

@@ -252,6 +252,30 @@ func TestRecoverAfterClockStep(t *testing.T) {
 	}
 }
 
+// TestRecoverOnUnfitHost has the operator change the subnet while a task runs. No task can be started then; this one is recovered.
+func TestRecoverOnUnfitHost(t *testing.T) {
+	h, d := harness(t)
+	cfg := newTaskConfig(t, h, "sleep 1000")
+	handle := startTask(t, h, cfg)
+	config := d.config
+	config.Subnet = "10.98.0.0/16"
+	d2 := configured(t, config)
+	if err := d2.host.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "stop them before the subnet changes") {
+		t.Fatalf("the host is fit, or not for another reason: %v", err)
+	}
+	second := served(t, d2)
+	if err := second.RecoverTask(handle); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := second.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
+		t.Errorf("in the task: %+v, %v", r, err)
+	}
+	if err := second.DestroyTask(cfg.ID, true); err != nil {
+		t.Error(err)
+	}
+	gone(t, d2, Name(cfg.ID))
+}
+
 // TestUnreadableStatus does not recover a task whose status it cannot read, and leaves it alone.
 func TestUnreadableStatus(t *testing.T) {
 	h, d := harness(t)

@@ -217,10 +217,15 @@ func (s *start) clone(ctx context.Context) error {
 }
 
 // prepareShim prepares one if it is the time, and none is there.
-func (s *start) prepareShim(now bool) (err error) {
-	if now && s.shim == nil {
-		s.shim, err = launch.Prepare(s.host.shim, s.dir, s.name)
+func (s *start) prepareShim(now bool) error {
+	if !now || s.shim != nil {
+		return nil
 	}
+	program, err := s.host.installShim()
+	if err != nil {
+		return err
+	}
+	s.shim, err = launch.Prepare(program, s.dir, s.name)
 	return err
 }
 
