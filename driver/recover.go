@@ -43,9 +43,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		return fmt.Errorf("task %s may run, and its state cannot be read: %w", cfg.ID, err)
 	}
 	if neverRan || !alive && fromEarlierBoot(status) {
-		if err := d.host.Remove(d.ctx, name); err != nil {
-			go d.removeLater(cfg, name, removeSteps)
-		}
+		_ = d.removeOrLater(cfg, name, removeSteps)
 		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
 	}
 	t := newTask(cfg, name, dir, state, status, time.Now())

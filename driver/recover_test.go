@@ -21,7 +21,6 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 	"github.com/nomad-driver-jail/nomad-driver-jail/network"
 	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
-	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 var golden = flag.Bool("golden", false, "write testdata of the present versions instead of reading it; for a new version only")
@@ -195,30 +194,10 @@ func TestHostRestart(t *testing.T) {
 	cfg := newTaskConfig(t, h, "sleep 1000")
 	releaseLogs(cfg) // nobody will write
 	name := Name(cfg.ID)
-	dir := d.host.taskDir(name)
+	root := d.host.Storage.TaskRoot(name)
 	// What outlives a restart is on disk; the cgroup stands for what a host may make again from its configuration.
-	images, err := d.host.Storage.Images(t.Context())
-	if err != nil || len(images) != 1 {
-		t.Fatal(images, err)
-	}
-	root, err := d.host.Storage.Clone(t.Context(), images[0].ID, name, storage.CloneOptions{TaskID: cfg.ID})
-	if err != nil {
-		t.Fatal(err)
-	}
+	handle := leave(t, d, cfg, time.Now())
 	if _, err := rctl.Apply(name, rctl.Limits{Memory: 64 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	state := State{Version: stateVersion, Driver: d.name, TaskID: cfg.ID, AllocID: cfg.AllocID, Task: cfg.Name, Root: root, Created: time.Now()}
-	status := released.status
-	status.Ended, status.ExitCode = time.Time{}, 0
-	if err := errors.Join(
-		writeState(dir, state),
-		os.WriteFile(filepath.Join(dir, jail.StatusFile), encoded(t, status), 0o600),
-	); err != nil {
-		t.Fatal(err)
-	}
-	handle, err := newTask(cfg, name, dir, state, status, time.Now()).handle()
-	if err != nil {
 		t.Fatal(err)
 	}
 	if err := h.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "restart") {

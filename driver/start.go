@@ -60,17 +60,13 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	s := &start{plan: p, d: d, host: d.host, dir: d.host.taskDir(p.name)}
 	// Nomad asks again, with the same task ID, when a plugin died while it was starting the task.
 	if _, err := os.Stat(s.dir); err == nil {
-		if err := d.host.Remove(d.ctx, p.name); err != nil {
+		if err := d.removeOrLater(cfg, p.name, removeSteps); err != nil {
 			return nil, nil, fmt.Errorf("what an interrupted start left: %w", err)
 		}
 	}
 	if err := s.run(d.ctx); err != nil {
 		err = errors.Join(err, s.dropShim())
-		steps := s.undoSteps()
-		if undo := d.host.remove(context.WithoutCancel(d.ctx), p.name, steps); undo != nil {
-			d.logger.Error("a failed start could not be undone; trying again in the background", "task", p.name, "error", undo)
-			go d.removeLater(cfg, p.name, steps)
-		}
+		_ = d.removeOrLater(cfg, p.name, s.undoSteps())
 		return nil, nil, err
 	}
 	t := newTask(cfg, p.name, s.dir, s.state, s.status, s.state.Created)
@@ -118,13 +114,15 @@ func (s *start) undoSteps() []removeStep {
 	return removeFiles
 }
 
+type startStep struct {
+	name string
+	do   func(*start, context.Context) error
+}
+
 // startSteps are the steps of a start in order. What each makes bears the task's name, so that Host.Remove undoes any
 // prefix of them. The first two can fail for what the job author wrote without anything having been made for the task
 // but its state folder.
-var startSteps = []struct {
-	name string
-	do   func(*start, context.Context) error
-}{
+var startSteps = []startStep{
 	{"state", (*start).writeState},
 	{"image", (*start).ensureImage},
 	{"clone", (*start).clone},
