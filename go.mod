@@ -3,6 +3,7 @@ module github.com/nomad-driver-jail/nomad-driver-jail
 go 1.26.0
 
 require (
+	github.com/armon/circbuf v0.0.0-20150827004946-bbbad097214e
 	github.com/container-storage-interface/spec v1.12.0
 	github.com/creack/pty v1.1.24
 	github.com/dustin/go-humanize v1.0.1

@@ -1,14 +1,18 @@
 package driver
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+	"golang.org/x/sys/unix"
 )
 
 // decode reads an operator's or a job author's HCL as Nomad does, by the plugin's schema.
@@ -133,5 +137,43 @@ func TestSavedConfig(t *testing.T) {
 		if err != nil || !found || last.Dataset != c.Dataset || last.Images.Proxy != kept {
 			t.Errorf("%s: the last configuration is %+v, %v", proxy, last, err)
 		}
+	}
+}
+
+// TestSavedConfigSurvivesFullDisk saves one that takes more room than the last, where there is none.
+func TestSavedConfigSurvivesFullDisk(t *testing.T) {
+	c := DefaultConfig()
+	c.StateDir = t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=262144", "tmpfs", c.StateDir).CombinedOutput(); err != nil {
+		t.Fatalf("mount: %v %s", err, out)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(c.StateDir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	c.Dataset = "zroot/jails"
+	if err := c.save(); err != nil {
+		t.Fatal(err)
+	}
+	filler, err := os.Create(filepath.Join(c.StateDir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filler.Close()
+	for err == nil {
+		_, err = filler.Write(make([]byte, 4096))
+	}
+	larger := c
+	larger.Dataset = "zroot/other"
+	larger.HostPaths = []string{strings.Repeat("/a", 8192)}
+	if err := larger.save(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("saved on a full disk: %v", err)
+	}
+	if last, found, err := lastConfig(c.StateDir); err != nil || !found || last.Dataset != c.Dataset {
+		t.Errorf("the last configuration is %+v, %v", last, err)
+	}
+	if entries, err := os.ReadDir(c.StateDir); err != nil || len(entries) != 2 {
+		t.Errorf("left %v, %v", entries, err)
 	}
 }

@@ -1,23 +1,25 @@
 package driver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/armon/circbuf"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail/launch"
 )
 
-// ExecTask implements drivers.DriverPlugin; Nomad's script checks and change scripts come this way.
+// ExecTask implements drivers.DriverPlugin; Nomad's script checks and change scripts come this way. Of each output it keeps the end,
+// as Nomad's own drivers do: what a job's script prints does not fill the host's memory.
 func (d *Driver) ExecTask(taskID string, cmd []string, timeout time.Duration) (*drivers.ExecTaskResult, error) {
 	ctx, cancel := context.WithTimeout(d.ctx, timeout)
 	defer cancel()
-	var stdout, stderr bytes.Buffer
-	code, err := d.exec(ctx, taskID, launch.ExecOptions{Args: cmd, Stdout: &stdout, Stderr: &stderr})
+	stdout, _ := circbuf.NewBuffer(drivers.CheckBufSize) // it refuses sizes below 1 only
+	stderr, _ := circbuf.NewBuffer(drivers.CheckBufSize)
+	code, err := d.exec(ctx, taskID, launch.ExecOptions{Args: cmd, Stdout: stdout, Stderr: stderr})
 	if ctx.Err() == context.DeadlineExceeded {
 		return nil, fmt.Errorf("%q did not end within %s", cmd, timeout)
 	}
@@ -55,10 +57,11 @@ func (d *Driver) exec(ctx context.Context, taskID string, opt launch.ExecOptions
 	if !t.running() {
 		return 0, fmt.Errorf("task %s is not running", taskID)
 	}
-	if err := d.host.Prepare(ctx); err != nil {
+	shim, err := d.host.installShim()
+	if err != nil {
 		return 0, err
 	}
-	return launch.Exec(ctx, d.host.shim, t.dir, opt)
+	return launch.Exec(ctx, shim, t.dir, opt)
 }
 
 // sizes passes terminal sizes on, as rows and columns, until either side ends.

@@ -51,13 +51,25 @@ func testConfig(t testing.TB) Config {
 func harnessWith(t *testing.T, config Config) (*testutils.DriverHarness, *Driver) {
 	t.Helper()
 	d := prepared(t, config)
+	return served(t, d), d
+}
+
+func served(t *testing.T, d *Driver) *testutils.DriverHarness {
+	t.Helper()
 	h := testutils.NewDriverHarness(t, d)
 	t.Cleanup(h.Kill)
-	return h, d
+	return h
 }
 
 // prepared is a driver with that configuration, and the test image.
 func prepared(t testing.TB, config Config) *Driver {
+	t.Helper()
+	d := configured(t, config)
+	buildImage(t, d.host)
+	return d
+}
+
+func configured(t testing.TB, config Config) *Driver {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
@@ -69,7 +81,6 @@ func prepared(t testing.TB, config Config) *Driver {
 	if err := d.SetConfig(&base.Config{PluginConfig: data, AgentConfig: &base.AgentConfig{}}); err != nil {
 		t.Fatal(err)
 	}
-	buildImage(t, d.host)
 	return d
 }
 

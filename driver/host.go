@@ -34,7 +34,9 @@ type Host struct {
 	mu        sync.Mutex
 	prepared  bool
 	networked bool // the last look found all that networking needs
-	shim      string
+
+	shimMu sync.Mutex // apart from mu: who needs the shim only does not wait for a pool that is suspended
+	shim   string     // "" before it is installed
 }
 
 var errNoStore = errors.New(`no store is configured; add dataset = "POOL/jails" (or directory = "/path") to the plugin's configuration`)
@@ -95,11 +97,7 @@ func imageOptions(c Config, logger hclog.Logger) image.Options {
 
 // CollectImages removes images that no task has used for a time, and older ones where they take too much.
 func (h *Host) CollectImages(ctx context.Context) ([]image.Image, error) {
-	size, err := h.Config.Images.maxSize()
-	if err != nil {
-		return nil, err
-	}
-	return h.Images.GC(ctx, image.GCOptions{Delay: duration(h.Config.Images.GCDelay, 72*time.Hour), MaxSize: size})
+	return h.Images.GC(ctx, h.Config.ImageGC())
 }
 
 // anchor is the name that the operator's pf.conf calls; on Linux it is the nftables table's.
@@ -134,7 +132,7 @@ func (h *Host) prepare(ctx context.Context) (failed []Part) {
 	for _, part := range []struct {
 		name    string
 		prepare func(context.Context) error
-	}{{"kernel", checkRelease}, {"shim", h.installShim}, {"storage", h.prepareStorage}, {"network", h.Network.Prepare}} {
+	}{{"kernel", checkRelease}, {"shim", h.prepareShim}, {"storage", h.prepareStorage}, {"network", h.Network.Prepare}} {
 		if err := part.prepare(ctx); err != nil {
 			failed = append(failed, failedPart(part.name, err))
 		}
@@ -210,9 +208,23 @@ func (h *Host) prepareStorage(ctx context.Context) error {
 	return h.Storage.Prepare(ctx)
 }
 
-func (h *Host) installShim(context.Context) (err error) {
-	h.shim, err = launch.Install(h.Config.StateDir)
+func (h *Host) prepareShim(context.Context) error {
+	_, err := h.installShim()
 	return err
+}
+
+// installShim returns the path of the shim, which it installs once. That is all that a process in a jail that runs needs of Prepare.
+func (h *Host) installShim() (string, error) {
+	h.shimMu.Lock()
+	defer h.shimMu.Unlock()
+	if h.shim != "" {
+		return h.shim, nil
+	}
+	path, err := launch.Install(h.Config.StateDir)
+	if err == nil {
+		h.shim = path
+	}
+	return path, err
 }
 
 func (h *Host) taskDir(name string) string { return filepath.Join(h.tasksDir(), name) }

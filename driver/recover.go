@@ -13,7 +13,7 @@ import (
 
 // RecoverTask implements drivers.DriverPlugin: the task is found by its name, whatever plugin version started it. A task
 // that ended meanwhile is recovered too, with its true exit code; one whose host has rebooted is not, and what is left of
-// it is removed.
+// it is removed. A task needs nothing of what Prepare makes but to be started: a host that takes no other keeps those that it has.
 func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if handle == nil || handle.Config == nil {
 		return errors.New("task handle is empty")
@@ -36,15 +36,15 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if err != nil {
 		return err
 	}
+	alive := jail.Alive(dir) // asked first: what a shim that is gone wrote is its last word
 	status, err := jail.ReadStatus(dir)
-	if err != nil || fromEarlierBoot(status) {
-		if err := d.host.Remove(d.ctx, name); err != nil {
-			go d.removeLater(cfg, name, removeSteps)
-		}
-		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
+	neverRan := errors.Is(err, fs.ErrNotExist)
+	if err != nil && (alive || !neverRan) {
+		return fmt.Errorf("task %s may run, and its state cannot be read: %w", cfg.ID, err)
 	}
-	if err := d.host.Prepare(d.ctx); err != nil {
-		return fmt.Errorf("host: %w", err)
+	if neverRan || !alive && fromEarlierBoot(status) {
+		_ = d.removeOrLater(cfg, name, removeSteps)
+		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
 	}
 	t := newTask(cfg, name, dir, state, status, time.Now())
 	d.adopt(t)
@@ -55,7 +55,8 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	return nil
 }
 
-// fromEarlierBoot says that the host has restarted under a task that was running.
+// fromEarlierBoot says of a task whose shim is gone that the host has restarted under it. Of one that runs it says nothing: FreeBSD's
+// boot ID changes with the clock.
 func fromEarlierBoot(s jail.Status) bool {
 	boot, err := jail.BootID()
 	return err == nil && s.Ended.IsZero() && s.BootID != boot

@@ -21,7 +21,6 @@ import (
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 	"github.com/nomad-driver-jail/nomad-driver-jail/network"
 	"github.com/nomad-driver-jail/nomad-driver-jail/rctl"
-	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
 
 var golden = flag.Bool("golden", false, "write testdata of the present versions instead of reading it; for a new version only")
@@ -195,30 +194,10 @@ func TestHostRestart(t *testing.T) {
 	cfg := newTaskConfig(t, h, "sleep 1000")
 	releaseLogs(cfg) // nobody will write
 	name := Name(cfg.ID)
-	dir := d.host.taskDir(name)
+	root := d.host.Storage.TaskRoot(name)
 	// What outlives a restart is on disk; the cgroup stands for what a host may make again from its configuration.
-	images, err := d.host.Storage.Images(t.Context())
-	if err != nil || len(images) != 1 {
-		t.Fatal(images, err)
-	}
-	root, err := d.host.Storage.Clone(t.Context(), images[0].ID, name, storage.CloneOptions{TaskID: cfg.ID})
-	if err != nil {
-		t.Fatal(err)
-	}
+	handle := leave(t, d, cfg, time.Now())
 	if _, err := rctl.Apply(name, rctl.Limits{Memory: 64 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	state := State{Version: stateVersion, Driver: d.name, TaskID: cfg.ID, AllocID: cfg.AllocID, Task: cfg.Name, Root: root, Created: time.Now()}
-	status := released.status
-	status.Ended, status.ExitCode = time.Time{}, 0
-	if err := errors.Join(
-		writeState(dir, state),
-		os.WriteFile(filepath.Join(dir, jail.StatusFile), encoded(t, status), 0o600),
-	); err != nil {
-		t.Fatal(err)
-	}
-	handle, err := newTask(cfg, name, dir, state, status, time.Now()).handle()
-	if err != nil {
 		t.Fatal(err)
 	}
 	if err := h.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "restart") {
@@ -230,6 +209,112 @@ func TestHostRestart(t *testing.T) {
 	gone(t, d, name)
 	if _, err := os.Stat(root); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left: %v", root, err)
+	}
+}
+
+// TestRecoverAfterClockStep recovers a task that runs and whose boot has another ID by now, as FreeBSD's has when ntpd(8) has set the clock.
+func TestRecoverAfterClockStep(t *testing.T) {
+	h, d := harness(t)
+	cfg := newTaskConfig(t, h, "until [ -e /local/go ]; do sleep 0.1; done; exit 9")
+	handle := startTask(t, h, cfg)
+	editStatus(t, d.host.taskDir(Name(cfg.ID)), func(s *jail.Status) { s.BootID = "another" })
+
+	second, _ := harnessWith(t, d.config)
+	if err := second.RecoverTask(handle); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.TaskDir().LocalDir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := waitTask(t, second, cfg.ID); r.ExitCode != 9 || r.Err != nil {
+		t.Errorf("got %+v, want exit code 9", r)
+	}
+}
+
+// TestRecoverOnUnfitHost has the operator change the subnet while a task runs. No task can be started then; this one is recovered.
+func TestRecoverOnUnfitHost(t *testing.T) {
+	h, d := harness(t)
+	cfg := newTaskConfig(t, h, "sleep 1000")
+	handle := startTask(t, h, cfg)
+	config := d.config
+	config.Subnet = "10.98.0.0/16"
+	d2 := configured(t, config)
+	if err := d2.host.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "stop them before the subnet changes") {
+		t.Fatalf("the host is fit, or not for another reason: %v", err)
+	}
+	second := served(t, d2)
+	if err := second.RecoverTask(handle); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := second.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
+		t.Errorf("in the task: %+v, %v", r, err)
+	}
+	if err := second.DestroyTask(cfg.ID, true); err != nil {
+		t.Error(err)
+	}
+	gone(t, d2, Name(cfg.ID))
+}
+
+// TestUnreadableStatus does not recover a task whose status it cannot read, and leaves it alone.
+func TestUnreadableStatus(t *testing.T) {
+	h, d := harness(t)
+	cfg := newTaskConfig(t, h, "sleep 1000")
+	handle := startTask(t, h, cfg)
+	dir := d.host.taskDir(Name(cfg.ID))
+	editStatus(t, dir, func(s *jail.Status) { s.Version = jail.Version + 1 })
+
+	second, _ := harnessWith(t, d.config)
+	if err := second.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "version 2; this program reads 1 to 1") {
+		t.Errorf("recovered with %v", err)
+	}
+	if r, err := h.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
+		t.Errorf("in the task: %+v, %v", r, err)
+	}
+}
+
+// TestRecoverDuringStart is asked for a task whose shim is there and has not started it. The test is that shim.
+func TestRecoverDuringStart(t *testing.T) {
+	h, d := harness(t)
+	cfg := newTaskConfig(t, h, "true")
+	defer releaseLogs(cfg) // nobody will write
+	name := Name(cfg.ID)
+	dir := d.host.taskDir(name)
+	fifo := filepath.Join(dir, jail.AliveFile)
+	state := State{Version: stateVersion, Driver: d.name, TaskID: cfg.ID, AllocID: cfg.AllocID, Task: cfg.Name, Created: time.Now()}
+	if err := errors.Join(writeState(dir, state), unix.Mkfifo(fifo, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	shim, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handle, err := newTask(cfg, name, dir, state, jail.Status{}, time.Now()).handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "may run") {
+		t.Errorf("recovered with %v", err)
+	}
+	if _, err := os.Stat(fifo); err != nil {
+		t.Error(err)
+	}
+	shim.Close()
+	if err := h.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "never ran") {
+		t.Errorf("without its shim: recovered with %v", err)
+	}
+	gone(t, d, name)
+}
+
+// editStatus writes over the status that a shim has written.
+func editStatus(t *testing.T, dir string, edit func(*jail.Status)) {
+	t.Helper()
+	status, err := jail.ReadStatus(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(&status)
+	if err := os.WriteFile(filepath.Join(dir, jail.StatusFile), encoded(t, status), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

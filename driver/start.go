@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -58,17 +59,13 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	s := &start{plan: p, d: d, host: d.host, dir: d.host.taskDir(p.name)}
 	// Nomad asks again, with the same task ID, when a plugin died while it was starting the task.
 	if _, err := os.Stat(s.dir); err == nil {
-		if err := d.host.Remove(d.ctx, p.name); err != nil {
+		if err := d.removeOrLater(cfg, p.name, removeSteps); err != nil {
 			return nil, nil, fmt.Errorf("what an interrupted start left: %w", err)
 		}
 	}
 	if err := s.run(d.ctx); err != nil {
 		err = errors.Join(err, s.dropShim())
-		steps := s.undoSteps()
-		if undo := d.host.remove(context.WithoutCancel(d.ctx), p.name, steps); undo != nil {
-			d.logger.Error("a failed start could not be undone; trying again in the background", "task", p.name, "error", undo)
-			go d.removeLater(cfg, p.name, steps)
-		}
+		_ = d.removeOrLater(cfg, p.name, s.undoSteps())
 		return nil, nil, err
 	}
 	t := newTask(cfg, p.name, s.dir, s.state, s.status, s.state.Created)
@@ -116,13 +113,15 @@ func (s *start) undoSteps() []removeStep {
 	return removeFiles
 }
 
+type startStep struct {
+	name string
+	do   func(*start, context.Context) error
+}
+
 // startSteps are the steps of a start in order. What each makes bears the task's name, so that Host.Remove undoes any
 // prefix of them. The first two can fail for what the job author wrote without anything having been made for the task
 // but its state folder.
-var startSteps = []struct {
-	name string
-	do   func(*start, context.Context) error
-}{
+var startSteps = []startStep{
 	{"state", (*start).writeState},
 	{"image", (*start).ensureImage},
 	{"clone", (*start).clone},
@@ -216,10 +215,15 @@ func (s *start) clone(ctx context.Context) error {
 }
 
 // prepareShim prepares one if it is the time, and none is there.
-func (s *start) prepareShim(now bool) (err error) {
-	if now && s.shim == nil {
-		s.shim, err = launch.Prepare(s.host.shim, s.dir, s.name)
+func (s *start) prepareShim(now bool) error {
+	if !now || s.shim != nil {
+		return nil
 	}
+	program, err := s.host.installShim()
+	if err != nil {
+		return err
+	}
+	s.shim, err = launch.Prepare(program, s.dir, s.name)
 	return err
 }
 
@@ -319,9 +323,23 @@ func (s *start) hostname() string {
 		return s.task.Hostname
 	}
 	if len(s.cfg.AllocID) >= 8 {
-		return s.cfg.Name + "-" + s.cfg.AllocID[:8]
+		return defaultHostname(s.cfg.Name, s.cfg.AllocID[:8])
 	}
 	return s.name
+}
+
+// defaultHostname is TASK-ALLOC as far as a host can be called that: Nomad lets a task's name have spaces, any letters, and any length.
+func defaultHostname(task, alloc string) string {
+	const most = 63 // bytes that jail.Create takes
+	task = strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '-', r == '_', r == '.':
+			return r
+		}
+		return '-'
+	}, task)
+	task = strings.Trim(task[:min(len(task), most-len("-")-len(alloc))], "-.")
+	return strings.TrimPrefix(task+"-"+alloc, "-")
 }
 
 // env is the image's environment under Nomad's.

@@ -63,11 +63,23 @@ func writeState(dir string, s State) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, "task.json.new")
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+	return writeWhole(filepath.Join(dir, "task.json"), data)
+}
+
+// writeWhole replaces the file, whole or not at all: a disk that is full keeps the old one.
+func writeWhole(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, filepath.Join(dir, "task.json"))
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
 }
 
 func tasksDir(stateDir string) string { return filepath.Join(stateDir, "tasks") }
@@ -124,7 +136,7 @@ func (c Config) save() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(c.StateDir, "config.json"), data, 0o600)
+	return writeWhole(filepath.Join(c.StateDir, "config.json"), data)
 }
 
 // withoutUserinfo is the URL without name and password, also where nobody could parse it.

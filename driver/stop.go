@@ -101,10 +101,6 @@ func (d *Driver) SignalTask(taskID, signal string) error {
 	return jail.Signal(t.dir, sig)
 }
 
-// destroyPatience is how long DestroyTask tries by itself; after that the removal goes on in the background, so that a
-// busy dataset holds up nobody.
-const destroyPatience = 10 * time.Second
-
 // DestroyTask implements drivers.DriverPlugin. Without force a running task is refused.
 func (d *Driver) DestroyTask(taskID string, force bool) error {
 	t, err := d.task(taskID)
@@ -119,17 +115,32 @@ func (d *Driver) DestroyTask(taskID string, force bool) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(d.ctx, destroyPatience)
-	defer cancel()
-	if err := d.host.Remove(ctx, t.name); err != nil {
-		d.logger.Warn("removal not complete; trying again in the background", "task", t.name, "error", err)
-		d.emit(t.cfg, "Cleaning up is taking longer", map[string]string{"reason": err.Error()})
-		go d.removeLater(t.cfg, t.name, removeSteps)
-	}
+	_ = d.removeOrLater(t.cfg, t.name, removeSteps)
 	d.mu.Lock()
 	delete(d.tasks, taskID)
 	d.mu.Unlock()
 	return nil
+}
+
+// removePatience is how long one removal tries. A dataset may be busy for ever: somebody sits in it, or a snapshot of it is held.
+const removePatience = 10 * time.Second
+
+// remove ends a removal that it began, also when the plugin is to end.
+func (d *Driver) remove(name string, steps []removeStep) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), removePatience)
+	defer cancel()
+	return d.host.remove(ctx, name, steps)
+}
+
+// removeOrLater is for a call that Nomad waits for: what cannot be removed now holds up nobody, and goes on in the background.
+func (d *Driver) removeOrLater(cfg *drivers.TaskConfig, name string, steps []removeStep) error {
+	err := d.remove(name, steps)
+	if err != nil {
+		d.logger.Warn("removal not complete; trying again in the background", "task", name, "error", err)
+		d.emit(cfg, "Cleaning up is taking longer", map[string]string{"reason": err.Error()})
+		go d.removeLater(cfg, name, steps)
+	}
+	return err
 }
 
 // removeLater tries until what bears name is gone, ever more slowly, for as long as the plugin lives; the next plugin
@@ -141,7 +152,7 @@ func (d *Driver) removeLater(cfg *drivers.TaskConfig, name string, steps []remov
 		case <-d.ctx.Done():
 			return
 		}
-		err := d.host.remove(d.ctx, name, steps)
+		err := d.remove(name, steps)
 		if err == nil {
 			d.emit(cfg, "Cleaned up", nil)
 			return

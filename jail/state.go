@@ -92,14 +92,14 @@ func readState(path string, into any, version *int) error {
 	return nil
 }
 
-// Alive tells whether the shim of the state folder dir runs, in which case the task's first process does too or is just ending.
+// Alive tells whether the shim of the state folder dir runs, in which case the task's first process does too or is just ending. A caller
+// that cannot look, for want of descriptors say, is told that it runs: what is taken for dead is removed.
 func Alive(dir string) bool {
 	fd, err := unix.Open(filepath.Join(dir, AliveFile), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false // ENXIO: no reader
+	if err == nil {
+		unix.Close(fd)
 	}
-	unix.Close(fd)
-	return true
+	return err != unix.ENXIO && err != unix.ENOENT // no reader, no FIFO
 }
 
 // Signal sends sig to the first process of the task whose state folder is dir. SIGKILL is noted in the folder, as Kill's is.

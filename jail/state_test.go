@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a released version wrote is read for ever: testdata/vN is never changed, and a new version gets a folder of its own.
@@ -78,5 +80,38 @@ func TestStateOfNoTask(t *testing.T) {
 	}
 	if err := Signal(dir, 15); err == nil {
 		t.Error("signalled")
+	}
+}
+
+// TestAliveUnlessSeenDead looks at a shim, which the test is, while there is no descriptor left to look with.
+func TestAliveUnlessSeenDead(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, AliveFile)
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shim, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	alive := Alive(dir)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !alive {
+		t.Error("dead because nobody could look")
+	}
+	shim.Close()
+	if Alive(dir) {
+		t.Error("alive without a shim")
 	}
 }
