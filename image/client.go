@@ -42,6 +42,9 @@ type client struct {
 	others  bool // are left to be asked: what does not begin here is not tried again
 }
 
+// answerTime is how long a registry may take to begin an answer to whoever asks for a file.
+const answerTime = 30 * time.Second
+
 // newClient has a registry begin each answer within the time given, once the request is sent.
 func newClient(options RegistryOptions, answer time.Duration) (*client, error) {
 	roots, err := authorities(options.CAFile)

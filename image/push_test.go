@@ -220,7 +220,7 @@ func TestPushUnsigned(t *testing.T) {
 	if want := "this registry has no folders; push to its root"; err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "credentials") {
 		t.Errorf("push to a folder of image serve: %v, want %s", err, want)
 	}
-	if _, err := Push(t.Context(), dir, web1, "file://reg", opt); err == nil || !strings.Contains(err.Error(), "a file URL has no host; write file:///path") {
+	if _, err := Push(t.Context(), dir, web1, "file://reg", opt); err == nil || !strings.Contains(err.Error(), "a file URL is file:///path/NAME:TAG, without a host") {
 		t.Errorf("a relative file URL: %v", err)
 	}
 }

@@ -94,7 +94,7 @@ func New(backend storage.Backend, options Options) *Store {
 	}
 	options.Limits = options.Limits.withDefaults()
 	return &Store{backend: backend, options: options, log: options.Logger,
-		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry, options.Limits.Stall) }),
+		client: sync.OnceValues(func() (*client, error) { return newClient(options.Registry, answerTime) }),
 		trust:  sync.OnceValues(func() (trust, error) { return newTrust(options.Keys) })}
 }
 
