@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 )
 
@@ -539,7 +541,8 @@ func TestQuota(t *testing.T) {
 // TestRemoveUndeletable removes what a task protected from removal.
 func TestRemoveUndeletable(t *testing.T) {
 	both(t, func(t *testing.T, b Backend) {
-		makeImage(t, b, "i", "", nil, "dir/file", "text")
+		deep := "dir" + strings.Repeat("/d", 2*openDirs)
+		makeImage(t, b, "i", "", nil, deep+"/file", "text")
 		root, err := b.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
 		if err != nil {
 			t.Fatal(err)
@@ -547,9 +550,9 @@ func TestRemoveUndeletable(t *testing.T) {
 		if err := os.Symlink("dir", root+"/link"); err != nil {
 			t.Fatal(err)
 		}
-		protect := []string{"chattr", "+i", root + "/dir/file", root + "/dir"}
+		protect := []string{"chattr", "-R", "+i", root + "/dir"}
 		if runtime.GOOS == "freebsd" {
-			protect = []string{"chflags", "-h", "uchg", root + "/dir/file", root + "/link", root + "/dir"}
+			protect = []string{"chflags", "-R", "-h", "uchg", root + "/dir", root + "/link"}
 		}
 		if out, err := exec.Command(protect[0], protect[1:]...).CombinedOutput(); err != nil {
 			t.Logf("this file system has no such flags: %s", out)
@@ -682,6 +685,76 @@ func TestRemoveBusyImage(t *testing.T) {
 	if images, err := z.Images(t.Context()); err != nil || len(images) != 2 {
 		t.Errorf("images %v, %v", images, err)
 	}
+}
+
+// TestRemoveDeep has folders nested deeper than this process has descriptors and any path has bytes, in a task's root, which the task can
+// do to it, and in an image that is being built.
+func TestRemoveDeep(t *testing.T) {
+	d := newDirectory(t)
+	makeImage(t, d, "i", "", nil, "file", "text")
+	root, err := d.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	half, err := d.Create(t.Context(), "half", "i")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := strings.Repeat("d", 20)
+	for _, root := range []string{root, half} {
+		nest(t, root, folder, 400)
+	}
+	if err := d.Commit(t.Context(), "half", "deep", nil); err == nil || !strings.HasPrefix(err.Error(), "/root/"+folder+"/"+folder) || !errors.Is(err, errLongPath) || len(err.Error()) > 400 {
+		t.Errorf("an image of it: %v", err)
+	}
+	if err := Copy(openRoot(t, root), folder, openRoot(t, t.TempDir()), "/d"); !errors.Is(err, errLongPath) {
+		t.Errorf("a copy of it: %v", err)
+	}
+	fewDescriptors(t)
+	removeTask(t, d, "nja")
+	if err := d.Discard(t.Context(), "half"); err != nil {
+		t.Error(err)
+	}
+	if err := d.RemoveImage(t.Context(), "i"); err != nil {
+		t.Error(err)
+	}
+	wantEmpty(t, d)
+}
+
+// nest makes a folder in the one before, again and again, each with a file.
+func nest(t *testing.T, dir, name string, depth int) {
+	t.Helper()
+	at, err := os.OpenRoot(dir)
+	for range depth {
+		if err == nil {
+			err = errors.Join(at.WriteFile("file", nil, 0o644), at.Mkdir(name, 0o755))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		above := at
+		at, err = above.OpenRoot(name)
+		above.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.Close()
+}
+
+// fewDescriptors holds until the end of the test.
+func fewDescriptors(t *testing.T) {
+	t.Helper()
+	var have unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
+		t.Fatal(err)
+	}
+	few := have
+	few.Cur = 200
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &have) })
 }
 
 // TestRemoveBesideClone lets a task's start and the removal of its image meet: one of the two is refused.

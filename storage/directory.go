@@ -176,8 +176,12 @@ func (d *Directory) Commit(ctx context.Context, tmp, id string, props map[string
 	return err
 }
 
+// treeSize refuses what could not be copied, and so not be cloned.
 func treeSize(dir string) (size uint64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
+		if name := file[len(dir):]; len(name) > maxPath || errors.Is(err, syscall.ENAMETOOLONG) {
+			return fmt.Errorf("%s: %w", Clip(name, 200), errLongPath)
+		}
 		if err != nil {
 			return err
 		}
@@ -235,15 +239,7 @@ func (d *Directory) remove(kind, name string) error {
 		return err
 	}
 	defer parent.Close()
-	err = parent.RemoveAll(name)
-	if errors.Is(err, syscall.EPERM) {
-		// Flags of files bind even root, and a task may have set some.
-		if err := clearFlags(d.path(kind, name)); err != nil {
-			return err
-		}
-		err = parent.RemoveAll(name)
-	}
-	return err
+	return removeAll(parent, name)
 }
 
 func (d *Directory) Temporary(context.Context) ([]string, error) { return d.names("incoming") }
