@@ -162,7 +162,7 @@ func (a *app) open(ctx context.Context, cmd *cobra.Command) (*image.Store, error
 	return a.store(backend, cmd, usual.Images), nil
 }
 
-// prepare is the store, made where there is none, without the leftovers of the killed.
+// prepare is the store, made where there is none, without the leftovers of the killed if they can be removed.
 func (a *app) prepare(ctx context.Context, cmd *cobra.Command, usual Defaults) (*image.Store, error) {
 	backend, err := a.backend(usual)
 	if err != nil {
@@ -172,7 +172,10 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, usual Defaults) (
 		return nil, err
 	}
 	store := a.store(backend, cmd, usual.Images)
-	return store, store.Sweep(ctx)
+	if err := store.Sweep(ctx); err != nil {
+		a.logger(cmd).Warn("what killed pulls left is not removed", "error", err)
+	}
+	return store, nil
 }
 
 func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.Options) *image.Store {

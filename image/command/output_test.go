@@ -294,6 +294,20 @@ func TestNoStore(t *testing.T) {
 	}
 }
 
+// TestLeftoverStays has a pull warn of what is no image in the store, and pull.
+func TestLeftoverStays(t *testing.T) {
+	dir, images := exported(t), t.TempDir()
+	store := []string{"--state-dir", t.TempDir(), "--directory", images}
+	must(t, append(store, "pull", "file://"+dir+"/web:1")...)
+	if err := os.WriteFile(images+"/incoming/.nfs01", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, problems, err := run(t, append(store, "pull", "--force", "file://"+dir+"/web:1")...)
+	if err != nil || !strings.Contains(problems, "what killed pulls left is not removed") {
+		t.Errorf("%v, says %q", err, problems)
+	}
+}
+
 // TestRelativeDirectory builds into a store that is named from here.
 func TestRelativeDirectory(t *testing.T) {
 	tree := someTree(t)
