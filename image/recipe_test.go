@@ -227,3 +227,25 @@ func TestRecipeCopyOverFolders(t *testing.T) {
 		}
 	})
 }
+
+// TestRecipeCopySymlink copies what a symlink in the recipe's folder leads to, and again when that has changed.
+func TestRecipeCopySymlink(t *testing.T) {
+	h, dir := newHost(t, "tar", Options{}), t.TempDir()
+	if err := os.Symlink("v1", dir+"/current"); err != nil {
+		t.Fatal(err)
+	}
+	recipe, err := ParseRecipe(strings.NewReader("copy current /current"), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"old", "new"} {
+		write(t, dir+"/v1", []byte(text))
+		img, err := h.BuildRecipe(t.Context(), Reference{Name: "web", Tag: "1"}, recipe, BuildOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(read(t, h.root(t, img)+"/current")); got != text {
+			t.Errorf("the image has %q, want %q", got, text)
+		}
+	}
+}
