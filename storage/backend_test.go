@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func newZFS(t testing.TB) *ZFS {
 
 func newDirectory(t testing.TB) *Directory {
 	t.Helper()
-	d := NewDirectory(filepath.Join(t.TempDir(), "store"))
+	d := NewDirectory(filepath.Join(t.TempDir(), "store"), t.TempDir())
 	if err := d.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -577,7 +578,7 @@ func TestSpaceAndCheck(t *testing.T) {
 			t.Errorf("a second time: %v", err)
 		}
 	})
-	for _, b := range []Backend{NewZFS("none/jails", "/x"), NewZFS("a b", "/x"), NewZFS("tank@a", "/x"), NewDirectory("relative"), NewDirectory("/nowhere/at/all")} {
+	for _, b := range []Backend{NewZFS("none/jails", "/x"), NewZFS("a b", "/x"), NewZFS("tank@a", "/x"), NewDirectory("relative", "/x"), NewDirectory("/nowhere/at/all", "/x")} {
 		err := b.Check(t.Context())
 		if err == nil {
 			t.Errorf("%v is usable", b)
@@ -589,7 +590,7 @@ func TestSpaceAndCheck(t *testing.T) {
 // TestNotMade: a store that Prepare could make has nothing yet, and one that it could not says what is missing.
 func TestNotMade(t *testing.T) {
 	dataset, dir := Dataset(pool.Dataset(t)), t.TempDir()
-	for _, b := range []Backend{NewZFS(dataset.Child("jails"), dir+"/mounts"), NewDirectory(dir + "/store")} {
+	for _, b := range []Backend{NewZFS(dataset.Child("jails"), dir+"/mounts"), NewDirectory(dir+"/store", dir+"/state")} {
 		if err := b.Check(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -641,6 +642,71 @@ func TestMountedElsewhere(t *testing.T) {
 	}
 	if err := z.Prepare(t.Context()); err != nil {
 		t.Errorf("its own: %v", err)
+	}
+}
+
+// TestOthersDirectory has another host, or a command line that names another state folder, come to a directory that is in use.
+func TestOthersDirectory(t *testing.T) {
+	d := newDirectory(t)
+	makeImage(t, d, "a", "", nil, "etc/motd", "hello")
+	if _, err := d.Clone(t.Context(), "a", "nj0123456789ab", CloneOptions{TaskID: "task"}); err != nil {
+		t.Fatal(err)
+	}
+	other := NewDirectory(d.dir, filepath.Join(t.TempDir(), "state"))
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("directory %s: it belongs to the driver's state in %s:%s and not to %s here; give the folder that it belongs to (--state-dir, the plugin's state_dir), or this host a directory of its own; where that one is gone for good, remove %s/owner",
+		d.dir, host, d.stateDir, other.stateDir, d.dir)
+	tasks, listed := other.Tasks(t.Context())
+	for name, err := range map[string]error{"Check": other.Check(t.Context()), "Prepare": other.Prepare(t.Context()), "Check again": other.Check(t.Context()), "Tasks": listed} {
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+	if len(tasks) > 0 {
+		t.Errorf("another's tasks are listed: %v", tasks)
+	}
+	// A state folder that is moved has its directory still.
+	moved := NewDirectory(d.dir, t.TempDir()+"/moved")
+	if err := os.Rename(d.stateDir, moved.stateDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := moved.Prepare(t.Context()); err != nil {
+		t.Error(err)
+	}
+	removeTask(t, moved, "nj0123456789ab")
+	if err := os.Remove(d.dir + "/owner"); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Prepare(t.Context()); err != nil {
+		t.Errorf("once nobody has it: %v", err)
+	}
+}
+
+// TestOneOwner has many come to a new directory at the same time, each state folder by two processes.
+func TestOneOwner(t *testing.T) {
+	dir, states := t.TempDir(), t.TempDir()
+	var owners [10]atomic.Int32
+	var group sync.WaitGroup
+	for i := range 2 * len(owners) {
+		group.Go(func() {
+			n := i % len(owners)
+			if NewDirectory(dir, fmt.Sprintf("%s/%d", states, n)).Prepare(t.Context()) == nil {
+				owners[n].Add(1)
+			}
+		})
+	}
+	group.Wait()
+	var counts []int32
+	for i := range owners {
+		if n := owners[i].Load(); n > 0 {
+			counts = append(counts, n)
+		}
+	}
+	if !slices.Equal(counts, []int32{2}) {
+		t.Errorf("%v; want one state folder to have it, for both processes", counts)
 	}
 }
 

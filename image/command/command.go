@@ -124,7 +124,7 @@ func (a *app) backend(usual Defaults) (storage.Backend, error) {
 	case a.directory != "":
 		var err error
 		a.directory, err = filepath.Abs(a.directory)
-		return storage.NewDirectory(a.directory), err
+		return storage.NewDirectory(a.directory, a.stateDir), err
 	}
 	return nil, usageError{errNoStore}
 }

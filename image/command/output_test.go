@@ -192,8 +192,9 @@ func TestPluginDefaults(t *testing.T) {
 		Limits:   image.Limits{Retry: 100 * time.Millisecond},
 		Registry: image.RegistryOptions{Mirrors: map[string][]string{nowhere: {"file://" + dir}}},
 	}}
+	state := t.TempDir()
 	with := func(args ...string) error {
-		return executeWith(t.Context(), plugin, io.Discard, io.Discard, append(args, "--state-dir", t.TempDir())...)
+		return executeWith(t.Context(), plugin, io.Discard, io.Discard, append(args, "--state-dir", state)...)
 	}
 	for _, command := range []string{"verify", "pull"} {
 		if err := with(command, "file://"+dir+"/web:1"); err == nil || !strings.Contains(err.Error(), "this host trusts ") {
