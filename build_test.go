@@ -94,8 +94,8 @@ cmd /bin/true
 	if _, _, err = build("--recipe", recipe, "web:2"); err == nil || !strings.Contains(err.Error(), "mallory") {
 		t.Errorf("a user that the image lacks: %v", err)
 	}
-	if left := holdings(t, state); len(left) != 0 {
-		t.Errorf("left is %v", left)
+	if left := holdings(t, state); left == nil || len(left) != 0 { // nil is null
+		t.Errorf("left is %#v", left)
 	}
 }
 

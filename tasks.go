@@ -59,7 +59,7 @@ func psCommand() *cobra.Command {
 			}
 			list, err := host.Holdings(cmd.Context())
 			if asJSON {
-				return errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(list))
+				return errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(append([]driver.Holding{}, list...)))
 			}
 			return errors.Join(err, printHoldings(cmd.OutOrStdout(), list))
 		},

@@ -105,7 +105,7 @@ func (a *app) defaults(cmd *cobra.Command) (Defaults, error) {
 	a.stateDir = d.StateDir
 	if errors.Is(err, fs.ErrPermission) && a.config == "" {
 		a.logger(cmd).Warn("the plugin's configuration is left aside, its keys and mirrors among it", "error", err)
-		d, err = Defaults{}, nil
+		d, err = Defaults{GC: image.GCOptions{Delay: usualDelay}}, nil
 	}
 	d.Images.Registry.WayIn = wayIn
 	return d, err

@@ -202,6 +202,9 @@ func (a *app) find(cmd *cobra.Command, what string) (*image.Store, image.Image, 
 	return store, img, err
 }
 
+// usualDelay is for who may not read the plugin's.
+const usualDelay = 72 * time.Hour
+
 func (a *app) gc() *cobra.Command {
 	var opt image.GCOptions
 	var maxSize string
@@ -223,7 +226,7 @@ may be about to start from it.
 			if err != nil {
 				return err
 			}
-			if !cmd.Flags().Changed("delay") && usual.GC.Delay > 0 {
+			if !cmd.Flags().Changed("delay") {
 				opt.Delay = usual.GC.Delay
 			}
 			opt.MaxSize = usual.GC.MaxSize
@@ -237,14 +240,11 @@ may be about to start from it.
 				return err
 			}
 			removed, err := store.GC(cmd.Context(), opt)
-			if err != nil {
-				return err
-			}
-			return a.printRemoved(cmd, removed, opt.DryRun)
+			return errors.Join(err, a.printRemoved(cmd, removed, opt.DryRun))
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use, at least five minutes")
+	flags.DurationVar(&opt.Delay, "delay", usualDelay, "how long an image stays after its last use, at least five minutes")
 	flags.StringVar(&maxSize, "max-size", "", "how much all images may hold, such as 50GiB; \"\" for as much as there is")
 	flags.BoolVar(&opt.DryRun, "dry-run", false, "say what would go, and remove nothing")
 	return cmd
