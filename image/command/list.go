@@ -105,14 +105,15 @@ func printTable(cmd *cobra.Command, images []image.Image) error {
 	for _, img := range images {
 		m := img.Manifest
 		fmt.Fprintln(w, strings.Join([]string{
-			orDash(img.Reference.Name), orDash(img.Reference.Tag), shortID(img.ID), orDash(strings.Trim(m.OS+"/"+m.Arch, "/")),
-			mib(int64(img.Referenced)), day(m.Created), fmt.Sprint(len(img.Clones)), orDash(img.Reference.Base),
+			OrDash(img.Reference.Name), OrDash(img.Reference.Tag), shortID(img.ID), OrDash(strings.Trim(m.OS+"/"+m.Arch, "/")),
+			mib(int64(img.Referenced)), day(m.Created), fmt.Sprint(len(img.Clones)), OrDash(img.Reference.Base),
 		}, "\t"))
 	}
 	return w.Flush()
 }
 
-func orDash(s string) string {
+// OrDash fills a table's cell where there is nothing to say.
+func OrDash(s string) string {
 	if s == "" {
 		return "-"
 	}
@@ -263,7 +264,7 @@ func (a *app) printRemoved(cmd *cobra.Command, removed []image.Image, dryRun boo
 		what = "Would remove"
 	}
 	for _, img := range removed {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s %s, %s\n", what, shortID(img.ID), orDash(forJSON(img).Reference), mib(int64(img.Used)))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s %s, %s\n", what, shortID(img.ID), OrDash(forJSON(img).Reference), mib(int64(img.Used)))
 	}
 	return nil
 }
