@@ -59,12 +59,11 @@ func furnish(run image.Run) (undo func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
 	for _, dir := range []string{"dev", "proc"} {
 		if err := root.Mkdir(dir, 0o755); err == nil {
 			added = append(added, dir)
 		} else if !errors.Is(err, fs.ErrExist) {
-			return nil, err
+			return nil, errors.Join(err, root.Close())
 		}
 	}
 	if _, err := root.Lstat("etc/resolv.conf"); run.HostNetwork && errors.Is(err, fs.ErrNotExist) {
@@ -73,9 +72,13 @@ func furnish(run image.Run) (undo func() error, err error) {
 		}
 	}
 	undo = func() error {
+		defer root.Close()
 		err := storage.UnmountAll(run.Root)
 		for _, name := range added {
-			err = errors.Join(err, os.Remove(filepath.Join(run.Root, name)))
+			// By root: the run may have made a symlink to the host's /etc of the image's.
+			if kept := root.Remove(name); kept != nil && !errors.Is(kept, fs.ErrNotExist) {
+				err = errors.Join(err, fmt.Errorf("the image's /%s, which is there for run only, cannot be removed; let run leave it where it is: %w", name, kept))
+			}
 		}
 		return err
 	}

@@ -94,8 +94,8 @@ cmd /bin/true
 	if _, _, err = build("--recipe", recipe, "web:2"); err == nil || !strings.Contains(err.Error(), "mallory") {
 		t.Errorf("a user that the image lacks: %v", err)
 	}
-	if left := holdings(t, state); len(left) != 0 {
-		t.Errorf("left is %v", left)
+	if left := holdings(t, state); left == nil || len(left) != 0 { // nil is null
+		t.Errorf("left is %#v", left)
 	}
 }
 
@@ -150,6 +150,36 @@ func holdings(t *testing.T, state string) (list []driver.Holding) {
 		t.Fatal(err)
 	}
 	return list
+}
+
+// TestBuildLeavesHost has a run put a symlink to a folder of the host where the build is to remove its own resolv.conf.
+func TestBuildLeavesHost(t *testing.T) {
+	if _, err := os.Stat("/etc/resolv.conf"); err != nil {
+		t.Skip("a build brings no resolv.conf: ", err)
+	}
+	tree, recipe, state, outside := filepath.Join(t.TempDir(), "root"), filepath.Join(t.TempDir(), "recipe"), t.TempDir(), t.TempDir()
+	if err := errors.Join(os.Mkdir(tree, 0o755), rootfs.Make(tree, "")); err != nil {
+		t.Fatal(err)
+	}
+	theirs := filepath.Join(outside, "resolv.conf")
+	if err := os.WriteFile(theirs, []byte("nameserver 192.0.2.1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for run, refusal := range map[string]string{
+		"rm /etc/resolv.conf":                      "",
+		"mv /etc /e && ln -s " + outside + " /etc": "the image's /etc/resolv.conf, which is there for run only, cannot be removed",
+	} {
+		if err := os.WriteFile(recipe, []byte("base "+tree+"\nrun "+run+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := runCommandLine(t, "image", "build", "--state-dir", state, "--directory", filepath.Join(state, "store"), "--host-network", "--recipe", recipe, "web:1")
+		if refusal == "" && err != nil || refusal != "" && (err == nil || !strings.Contains(err.Error(), refusal)) {
+			t.Errorf("%s: %v, want %q", run, err, refusal)
+		}
+		if _, err := os.Stat(theirs); err != nil {
+			t.Errorf("%s: the host has lost a file: %v", run, err)
+		}
+	}
 }
 
 // TestImageDefaults has the image commands do as the plugin.

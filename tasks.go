@@ -59,7 +59,7 @@ func psCommand() *cobra.Command {
 			}
 			list, err := host.Holdings(cmd.Context())
 			if asJSON {
-				return errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(list))
+				return errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(append([]driver.Holding{}, list...)))
 			}
 			return errors.Join(err, printHoldings(cmd.OutOrStdout(), list))
 		},
@@ -80,17 +80,10 @@ func printHoldings(w io.Writer, list []driver.Holding) error {
 		case h.State.TaskID == "":
 			state = "leftover"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%.8s\t%s\t%s\n", h.Name, state, h.Status.PID, dash(h.State.Address),
-			dash(h.State.JobID), dash(h.State.Task), dash(h.State.AllocID), dash(h.State.Image), strings.Join(h.Parts, ","))
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%.8s\t%s\t%s\n", h.Name, state, h.Status.PID, command.OrDash(h.State.Address),
+			command.OrDash(h.State.JobID), command.OrDash(h.State.Task), command.OrDash(h.State.AllocID), command.OrDash(h.State.Image), strings.Join(h.Parts, ","))
 	}
 	return t.Flush()
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 func gcCommand() *cobra.Command {
@@ -114,7 +107,7 @@ exit code.`,
 				if !h.Removable(time.Now().Add(-grace)) {
 					continue
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s\t%s\t%s\n", h.Name, dash(h.State.TaskID), strings.Join(h.Parts, ","))
+				fmt.Fprintf(cmd.OutOrStdout(), "%s\t%s\t%s\n", h.Name, command.OrDash(h.State.TaskID), strings.Join(h.Parts, ","))
 				if !dryRun {
 					err = errors.Join(err, host.Remove(cmd.Context(), h.Name))
 				}

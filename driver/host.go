@@ -48,7 +48,7 @@ func NewHost(c Config, logger hclog.Logger) (*Host, error) {
 	case c.Dataset != "":
 		h.Storage = storage.NewZFS(storage.Dataset(c.Dataset), filepath.Join(c.StateDir, "mounts"))
 	case c.Directory != "":
-		h.Storage = storage.NewDirectory(c.Directory)
+		h.Storage = storage.NewDirectory(c.Directory, c.StateDir)
 	}
 	if h.Storage != nil {
 		h.Images = image.New(h.Storage, imageOptions(c, logger))

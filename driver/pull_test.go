@@ -32,7 +32,7 @@ import (
 // publish exports an image with noise bytes that do not compress, and a motd, into a folder.
 func publish(t *testing.T, dir, name, motd string, noise int) image.Manifest {
 	t.Helper()
-	backend := storage.NewDirectory(filepath.Join(t.TempDir(), "store"))
+	backend := storage.NewDirectory(filepath.Join(t.TempDir(), "store"), t.TempDir())
 	if err := backend.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}

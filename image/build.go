@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -242,7 +241,7 @@ func (b *building) copy(ctx context.Context, sources []string, target string) er
 			}
 		}
 		for _, source := range sources {
-			if err := copyOwned(from, path.Clean(source), to, target); err != nil {
+			if err := storage.CopyAsRoot(from, path.Clean(source), to, target); err != nil {
 				return err
 			}
 		}
@@ -262,35 +261,6 @@ func makeFolder(root *os.Root, target string) error {
 		return fmt.Errorf("%s is a file in the image, and more than a file is to be copied there; name a folder", target)
 	}
 	return root.MkdirAll(inRoot(target), 0o755)
-}
-
-func copyOwned(from *os.Root, source string, to *os.Root, target string) error {
-	info, err := from.Stat(source)
-	if err != nil {
-		return err
-	}
-	target = inRoot(target)
-	into := target
-	if have, err := to.Stat(target); !info.IsDir() && (err == nil && have.IsDir()) {
-		into = path.Join(target, path.Base(source))
-	}
-	if err := storage.Copy(from, source, to, target); err != nil {
-		return err
-	}
-	return fs.WalkDir(from.FS(), source, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		copied := path.Join(into, strings.TrimPrefix(name, source))
-		info, err := to.Lstat(copied)
-		if err != nil {
-			return err
-		}
-		if err := to.Lchown(copied, 0, 0); err != nil || entry.Type() == fs.ModeSymlink {
-			return err
-		}
-		return to.Chmod(copied, info.Mode()) // to change an owner takes setuid away
-	})
 }
 
 func (b *building) run(ctx context.Context, line string) error {

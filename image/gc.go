@@ -31,7 +31,7 @@ const grace = 5 * time.Minute
 // stays: no registry could bring it back.
 func (s *Store) GC(ctx context.Context, opt GCOptions) ([]Image, error) {
 	if err := s.Sweep(ctx); err != nil {
-		return nil, err
+		s.log.Warn("what killed pulls left is not removed", "error", err)
 	}
 	var removed []Image
 	dealt := map[string]bool{}

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -137,5 +140,28 @@ func TestBusyImage(t *testing.T) {
 	}
 	if img, err := h.Ensure(ctx, r.ref(t, "busy:1"), EnsureOptions{}); err != nil || img.ID != images[0].ID {
 		t.Errorf("%v, %v", img.ID, err)
+	}
+}
+
+// TestGCBesideLeftover has something in the store that no pull left and no sweep removes.
+func TestGCBesideLeftover(t *testing.T) {
+	dir := t.TempDir()
+	tree := makeTree(t, 1000)
+	publishFrom(t, newHost(t, "tar", Options{}), "web:1", tree, BuildOptions{}, dir)
+	r := newRegistry(t, dir)
+	var said bytes.Buffer
+	h := newHost(t, "tar", Options{Logger: hclog.New(&hclog.LoggerOptions{Output: &said})})
+	img, err := h.Ensure(t.Context(), r.ref(t, "web:1"), EnsureOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(h.usedPath(img.ID), long, long); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(h.dir, "store/incoming/.nfs01"), nil)
+	removed, err := h.GC(t.Context(), GCOptions{})
+	if err != nil || len(removed) != 1 || !strings.Contains(said.String(), `what killed pulls left is not removed: error="image \".nfs01\": a name is`) {
+		t.Errorf("removed %v, %v, said %s", removed, err, said.String())
 	}
 }

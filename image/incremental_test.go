@@ -1,12 +1,17 @@
 package image
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -220,4 +225,41 @@ func TestParentPulled(t *testing.T) {
 	if got := list(t, h.root(t, pulled)); got != want {
 		t.Errorf("pulled is\n%s, want\n%s", got, want)
 	}
+}
+
+// TestMirrorUnreadable has in a tree what nobody reads: it is the same if it looks so, and is not waited for.
+func TestMirrorUnreadable(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	for _, dir := range []string{from, to} {
+		if err := errors.Join(unix.Mkfifo(dir+"/fifo", 0o600), bindSocket(dir+"/socket")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, from+"/z", []byte("new"))
+	mirrored := make(chan error, 1)
+	go func() { mirrored <- mirrorTree(from, to) }()
+	select {
+	case err := <-mirrored:
+		if err != nil || string(read(t, to+"/z")) != "new" {
+			t.Errorf("z is %q, %v", read(t, to+"/z"), err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits")
+	}
+	if err := os.Chmod(from+"/fifo", 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := mirrorTree(from, to); err == nil || err.Error() != "fifo is neither a file nor a directory nor a symlink" {
+		t.Errorf("one that differs: %v", err)
+	}
+}
+
+// bindSocket leaves a socket in the file system.
+func bindSocket(path string) error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	return l.Close()
 }

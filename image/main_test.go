@@ -67,7 +67,7 @@ func (h *host) backend() storage.Backend {
 	if h.kind == "zfs" {
 		return storage.NewZFS(storage.Dataset(h.dataset), filepath.Join(h.dir, "mounts"))
 	}
-	return storage.NewDirectory(filepath.Join(h.dir, "store"))
+	return storage.NewDirectory(filepath.Join(h.dir, "store"), filepath.Join(h.dir, "state"))
 }
 
 func (h *host) options(o Options) Options {

@@ -118,12 +118,15 @@ func (m *mirroring) same(name string, want, have fs.FileInfo) (bool, error) {
 	if !sameAttributes(want, have) {
 		return false, nil
 	}
-	if want.Mode().Type() == fs.ModeSymlink {
+	switch want.Mode().Type() {
+	case 0:
+		return want.Size() == have.Size() && m.sameContent(name), nil
+	case fs.ModeSymlink:
 		a, err := m.from.Readlink(name)
 		b, err2 := m.to.Readlink(name)
 		return a == b, errors.Join(err, err2)
 	}
-	return want.Size() == have.Size() && m.sameContent(name), nil
+	return stat(want).Rdev == stat(have).Rdev, nil // to open a FIFO is to wait for its other end
 }
 
 // sameContent is false too where a file cannot be read: to copy it will say why.

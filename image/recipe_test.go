@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -197,6 +198,54 @@ func TestRecipeCopyIntoFolder(t *testing.T) {
 	} {
 		if _, _, err := cook(t, h, "bad:1", recipe, files, BuildOptions{}); err == nil || !strings.Contains(err.Error(), sentence) {
 			t.Errorf("%q: %v", recipe, err)
+		}
+	}
+}
+
+// TestRecipeCopyOverFolders copies over folders of the image, of which one is a symlink's target and one another user's.
+func TestRecipeCopyOverFolders(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind string) {
+		h, tree := newHost(t, kind, Options{}), t.TempDir()
+		if err := errors.Join(os.MkdirAll(tree+"/usr/bin", 0o755), os.Symlink("usr/bin", tree+"/bin"), os.MkdirAll(tree+"/home/www", 0o755), os.Chown(tree+"/home/www", 80, 80)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Build(t.Context(), Reference{Name: "base", Tag: "1"}, tree, BuildOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		img, _, err := cook(t, h, "web:1", "base base:1\ncopy overlay /", map[string]string{"overlay/bin/tool": "tool", "overlay/home/www/page": "page"}, BuildOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for file, want := range map[string]string{"usr/bin": "drwxr-xr-x 0", "usr/bin/tool": "-rw-r--r-- 0", "home/www": "drwxr-xr-x 80", "home/www/page": "-rw-r--r-- 0"} {
+			info, err := os.Lstat(filepath.Join(h.root(t, img), file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(info.Mode(), " ", stat(info).Uid); got != want {
+				t.Errorf("%s: %s, want %s", file, got, want)
+			}
+		}
+	})
+}
+
+// TestRecipeCopySymlink copies what a symlink in the recipe's folder leads to, and again when that has changed.
+func TestRecipeCopySymlink(t *testing.T) {
+	h, dir := newHost(t, "tar", Options{}), t.TempDir()
+	if err := os.Symlink("v1", dir+"/current"); err != nil {
+		t.Fatal(err)
+	}
+	recipe, err := ParseRecipe(strings.NewReader("copy current /current"), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"old", "new"} {
+		write(t, dir+"/v1", []byte(text))
+		img, err := h.BuildRecipe(t.Context(), Reference{Name: "web", Tag: "1"}, recipe, BuildOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(read(t, h.root(t, img)+"/current")); got != text {
+			t.Errorf("the image has %q, want %q", got, text)
 		}
 	}
 }

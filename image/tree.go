@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// hashTree adds to h what makes a folder's files what they are: names, modes, owners, links and contents, not times.
+// hashTree adds to h what makes a folder's files, or one file, what they are: names, modes, owners, links and contents, not times.
 // A file with many names is read once: FreeBSD's /rescue is 150 names of 12 MB.
 func hashTree(h hash.Hash, root *os.Root, from string) error {
 	first := map[[2]uint64]string{}
@@ -19,6 +19,9 @@ func hashTree(h hash.Hash, root *os.Root, from string) error {
 			return err
 		}
 		info, err := root.Lstat(name)
+		if name == from { // which storage.Copy follows
+			info, err = root.Stat(name)
+		}
 		if err != nil {
 			return err
 		}

@@ -13,9 +13,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 )
@@ -34,7 +37,7 @@ func newZFS(t testing.TB) *ZFS {
 
 func newDirectory(t testing.TB) *Directory {
 	t.Helper()
-	d := NewDirectory(filepath.Join(t.TempDir(), "store"))
+	d := NewDirectory(filepath.Join(t.TempDir(), "store"), t.TempDir())
 	if err := d.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -539,7 +542,8 @@ func TestQuota(t *testing.T) {
 // TestRemoveUndeletable removes what a task protected from removal.
 func TestRemoveUndeletable(t *testing.T) {
 	both(t, func(t *testing.T, b Backend) {
-		makeImage(t, b, "i", "", nil, "dir/file", "text")
+		deep := "dir" + strings.Repeat("/d", 2*openDirs)
+		makeImage(t, b, "i", "", nil, deep+"/file", "text")
 		root, err := b.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
 		if err != nil {
 			t.Fatal(err)
@@ -547,9 +551,9 @@ func TestRemoveUndeletable(t *testing.T) {
 		if err := os.Symlink("dir", root+"/link"); err != nil {
 			t.Fatal(err)
 		}
-		protect := []string{"chattr", "+i", root + "/dir/file", root + "/dir"}
+		protect := []string{"chattr", "-R", "+i", root + "/dir"}
 		if runtime.GOOS == "freebsd" {
-			protect = []string{"chflags", "-h", "uchg", root + "/dir/file", root + "/link", root + "/dir"}
+			protect = []string{"chflags", "-R", "-h", "uchg", root + "/dir", root + "/link"}
 		}
 		if out, err := exec.Command(protect[0], protect[1:]...).CombinedOutput(); err != nil {
 			t.Logf("this file system has no such flags: %s", out)
@@ -574,7 +578,7 @@ func TestSpaceAndCheck(t *testing.T) {
 			t.Errorf("a second time: %v", err)
 		}
 	})
-	for _, b := range []Backend{NewZFS("none/jails", "/x"), NewZFS("a b", "/x"), NewZFS("tank@a", "/x"), NewDirectory("relative"), NewDirectory("/nowhere/at/all")} {
+	for _, b := range []Backend{NewZFS("none/jails", "/x"), NewZFS("a b", "/x"), NewZFS("tank@a", "/x"), NewDirectory("relative", "/x"), NewDirectory("/nowhere/at/all", "/x")} {
 		err := b.Check(t.Context())
 		if err == nil {
 			t.Errorf("%v is usable", b)
@@ -586,7 +590,7 @@ func TestSpaceAndCheck(t *testing.T) {
 // TestNotMade: a store that Prepare could make has nothing yet, and one that it could not says what is missing.
 func TestNotMade(t *testing.T) {
 	dataset, dir := Dataset(pool.Dataset(t)), t.TempDir()
-	for _, b := range []Backend{NewZFS(dataset.Child("jails"), dir+"/mounts"), NewDirectory(dir + "/store")} {
+	for _, b := range []Backend{NewZFS(dataset.Child("jails"), dir+"/mounts"), NewDirectory(dir+"/store", dir+"/state")} {
 		if err := b.Check(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -641,6 +645,71 @@ func TestMountedElsewhere(t *testing.T) {
 	}
 }
 
+// TestOthersDirectory has another host, or a command line that names another state folder, come to a directory that is in use.
+func TestOthersDirectory(t *testing.T) {
+	d := newDirectory(t)
+	makeImage(t, d, "a", "", nil, "etc/motd", "hello")
+	if _, err := d.Clone(t.Context(), "a", "nj0123456789ab", CloneOptions{TaskID: "task"}); err != nil {
+		t.Fatal(err)
+	}
+	other := NewDirectory(d.dir, filepath.Join(t.TempDir(), "state"))
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("directory %s: it belongs to the driver's state in %s:%s and not to %s here; give the folder that it belongs to (--state-dir, the plugin's state_dir), or this host a directory of its own; where that one is gone for good, remove %s/owner",
+		d.dir, host, d.stateDir, other.stateDir, d.dir)
+	tasks, listed := other.Tasks(t.Context())
+	for name, err := range map[string]error{"Check": other.Check(t.Context()), "Prepare": other.Prepare(t.Context()), "Check again": other.Check(t.Context()), "Tasks": listed} {
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+	if len(tasks) > 0 {
+		t.Errorf("another's tasks are listed: %v", tasks)
+	}
+	// A state folder that is moved has its directory still.
+	moved := NewDirectory(d.dir, t.TempDir()+"/moved")
+	if err := os.Rename(d.stateDir, moved.stateDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := moved.Prepare(t.Context()); err != nil {
+		t.Error(err)
+	}
+	removeTask(t, moved, "nj0123456789ab")
+	if err := os.Remove(d.dir + "/owner"); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Prepare(t.Context()); err != nil {
+		t.Errorf("once nobody has it: %v", err)
+	}
+}
+
+// TestOneOwner has many come to a new directory at the same time, each state folder by two processes.
+func TestOneOwner(t *testing.T) {
+	dir, states := t.TempDir(), t.TempDir()
+	var owners [10]atomic.Int32
+	var group sync.WaitGroup
+	for i := range 2 * len(owners) {
+		group.Go(func() {
+			n := i % len(owners)
+			if NewDirectory(dir, fmt.Sprintf("%s/%d", states, n)).Prepare(t.Context()) == nil {
+				owners[n].Add(1)
+			}
+		})
+	}
+	group.Wait()
+	var counts []int32
+	for i := range owners {
+		if n := owners[i].Load(); n > 0 {
+			counts = append(counts, n)
+		}
+	}
+	if !slices.Equal(counts, []int32{2}) {
+		t.Errorf("%v; want one state folder to have it, for both processes", counts)
+	}
+}
+
 // TestRemoveBusyImage has somebody on the host read an image, or hold its snapshot, for as long as it takes.
 func TestRemoveBusyImage(t *testing.T) {
 	z := newZFS(t)
@@ -682,6 +751,76 @@ func TestRemoveBusyImage(t *testing.T) {
 	if images, err := z.Images(t.Context()); err != nil || len(images) != 2 {
 		t.Errorf("images %v, %v", images, err)
 	}
+}
+
+// TestRemoveDeep has folders nested deeper than this process has descriptors and any path has bytes, in a task's root, which the task can
+// do to it, and in an image that is being built.
+func TestRemoveDeep(t *testing.T) {
+	d := newDirectory(t)
+	makeImage(t, d, "i", "", nil, "file", "text")
+	root, err := d.Clone(t.Context(), "i", "nja", CloneOptions{TaskID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	half, err := d.Create(t.Context(), "half", "i")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := strings.Repeat("d", 20)
+	for _, root := range []string{root, half} {
+		nest(t, root, folder, 400)
+	}
+	if err := d.Commit(t.Context(), "half", "deep", nil); err == nil || !strings.HasPrefix(err.Error(), "/root/"+folder+"/"+folder) || !errors.Is(err, errLongPath) || len(err.Error()) > 400 {
+		t.Errorf("an image of it: %v", err)
+	}
+	if err := Copy(openRoot(t, root), folder, openRoot(t, t.TempDir()), "/d"); !errors.Is(err, errLongPath) {
+		t.Errorf("a copy of it: %v", err)
+	}
+	fewDescriptors(t)
+	removeTask(t, d, "nja")
+	if err := d.Discard(t.Context(), "half"); err != nil {
+		t.Error(err)
+	}
+	if err := d.RemoveImage(t.Context(), "i"); err != nil {
+		t.Error(err)
+	}
+	wantEmpty(t, d)
+}
+
+// nest makes a folder in the one before, again and again, each with a file.
+func nest(t *testing.T, dir, name string, depth int) {
+	t.Helper()
+	at, err := os.OpenRoot(dir)
+	for range depth {
+		if err == nil {
+			err = errors.Join(at.WriteFile("file", nil, 0o644), at.Mkdir(name, 0o755))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		above := at
+		at, err = above.OpenRoot(name)
+		above.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.Close()
+}
+
+// fewDescriptors holds until the end of the test.
+func fewDescriptors(t *testing.T) {
+	t.Helper()
+	var have unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
+		t.Fatal(err)
+	}
+	few := have
+	few.Cur = 200
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &have) })
 }
 
 // TestRemoveBesideClone lets a task's start and the removal of its image meet: one of the two is refused.

@@ -14,8 +14,17 @@ import (
 
 // Copy copies a file or a directory with all in it, keeping modes, owners, times, symlinks and hard links among the copied. Both paths are below
 // their roots, which they may not leave, neither by .. nor by a symlink; of to, a leading slash means its root. A file copied to an existing
-// directory goes into it; a directory is merged into an existing one, which keeps its mode. Missing parents are made.
+// directory goes into it; a directory is merged into an existing one, which keeps its owner and mode. Missing parents are made.
 func Copy(src *os.Root, from string, dst *os.Root, to string) error {
+	return (&copier{src: src, dst: dst, links: map[link]string{}}).into(from, to)
+}
+
+// CopyAsRoot is Copy, but what it makes is root's.
+func CopyAsRoot(src *os.Root, from string, dst *os.Root, to string) error {
+	return (&copier{src: src, dst: dst, links: map[link]string{}, asRoot: true}).into(from, to)
+}
+
+func (c *copier) into(from, to string) error {
 	from, err := inside(from)
 	if err != nil {
 		return err
@@ -23,17 +32,16 @@ func Copy(src *os.Root, from string, dst *os.Root, to string) error {
 	if to, err = inside(to); err != nil {
 		return err
 	}
-	info, err := src.Stat(from)
+	info, err := c.src.Stat(from)
 	if err != nil {
 		return explainEscape(err)
 	}
-	if have, err := dst.Stat(to); err == nil && have.IsDir() && !info.IsDir() {
+	if have, err := c.dst.Stat(to); err == nil && have.IsDir() && !info.IsDir() {
 		to = path.Join(to, path.Base(from))
 	}
-	if err := dst.MkdirAll(path.Dir(to), 0o755); err != nil {
+	if err := c.dst.MkdirAll(path.Dir(to), 0o755); err != nil {
 		return explainEscape(err)
 	}
-	c := copier{src: src, dst: dst, links: map[link]string{}}
 	return explainEscape(c.copy(from, to, info))
 }
 
@@ -48,12 +56,16 @@ func inside(name string) (string, error) {
 
 type copier struct {
 	src, dst *os.Root
+	asRoot   bool
 	links    map[link]string // first copies of files with several names
 }
 
 type link struct{ device, inode uint64 }
 
 func (c *copier) copy(from, to string, info fs.FileInfo) error {
+	if len(from) > maxPath { // each folder above is open
+		return fmt.Errorf("%s: %w", Clip(from, 200), errLongPath)
+	}
 	switch info.Mode().Type() {
 	case 0:
 		return c.copyFile(from, to, info)
@@ -157,8 +169,16 @@ func (c *copier) copySymlink(from, to string, info fs.FileInfo) error {
 	if err := c.dst.Symlink(target, to); err != nil {
 		return err
 	}
+	uid, gid := c.owner(info)
+	return c.dst.Lchown(to, uid, gid)
+}
+
+func (c *copier) owner(info fs.FileInfo) (uid, gid int) {
+	if c.asRoot {
+		return 0, 0
+	}
 	stat := info.Sys().(*syscall.Stat_t)
-	return c.dst.Lchown(to, int(stat.Uid), int(stat.Gid))
+	return int(stat.Uid), int(stat.Gid)
 }
 
 // clear removes what is in the way, but no directory.
@@ -178,9 +198,9 @@ func (c *copier) clear(to string) error {
 
 // attributes sets the mode last: a change of owner takes setuid away.
 func (c *copier) attributes(name string, info fs.FileInfo) error {
-	stat := info.Sys().(*syscall.Stat_t)
+	uid, gid := c.owner(info)
 	return errors.Join(
-		c.dst.Chown(name, int(stat.Uid), int(stat.Gid)),
+		c.dst.Chown(name, uid, gid),
 		c.dst.Chmod(name, info.Mode()&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)),
 		c.dst.Chtimes(name, info.ModTime(), info.ModTime()),
 	)

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -78,6 +79,48 @@ func TestCopy(t *testing.T) {
 		if info, err := os.Stat(to + dir); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v; want %v", dir, info.Mode(), err, want)
 		}
+	}
+}
+
+// TestCopyAsRoot: what was there stays as it was, also below a symlink.
+func TestCopyAsRoot(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	for _, file := range []string{from + "/bin/tool", from + "/home/www/page", to + "/usr/bin/old", to + "/home/www/old"} {
+		write(t, file, "text")
+	}
+	for _, err := range []error{
+		os.Symlink("tool", from+"/bin/link"),
+		os.Mkdir(from+"/home/new", 0o700),
+		os.Symlink("usr/bin", to+"/bin"),
+		os.Chown(from+"/bin/tool", 1001, 1002),
+		os.Chmod(from+"/bin/tool", 0o751|fs.ModeSetuid),
+		os.Lchown(from+"/bin/link", 1001, 1002),
+		os.Chown(from+"/home/new", 1001, 1002),
+		os.Chown(to+"/home/www", 80, 81),
+		os.Chmod(to+"/home/www", 0o711),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := CopyAsRoot(openRoot(t, from), ".", openRoot(t, to), "/"); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"/usr/bin": "drwxr-xr-x 0:0", "/usr/bin/tool": "urwxr-x--x 0:0", "/home/www": "drwx--x--x 80:81", "/home/www/page": "-rw-r--r-- 0:0",
+		"/home/new": "drwx------ 0:0",
+	} {
+		info, err := os.Lstat(to + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner := info.Sys().(*syscall.Stat_t)
+		if got := fmt.Sprintf("%v %d:%d", info.Mode(), owner.Uid, owner.Gid); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	if info, err := os.Lstat(to + "/bin/link"); err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Errorf("the symlink: %+v, %v", info, err)
 	}
 }
 

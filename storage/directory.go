@@ -16,7 +16,7 @@ import (
 
 // Directory is a store of plain files, for hosts without ZFS. Its images are read-only by custom only, and a clone is a whole copy. An image
 // or task is a folder that only root can go through, with its files in root and what is known of it in about.json.
-type Directory struct{ dir string }
+type Directory struct{ dir, stateDir string }
 
 const (
 	rootDir   = "root"
@@ -31,8 +31,10 @@ type about struct {
 	Image  string            `json:",omitempty"` // what a task is a clone of
 }
 
-// NewDirectory is a store below dir. It touches nothing.
-func NewDirectory(dir string) *Directory { return &Directory{dir: filepath.Clean(dir)} }
+// NewDirectory is a store below dir for the driver whose state is in stateDir. It touches nothing.
+func NewDirectory(dir, stateDir string) *Directory {
+	return &Directory{filepath.Clean(dir), filepath.Clean(stateDir)}
+}
 
 func (d *Directory) path(kind, name string) string { return filepath.Join(d.dir, kind, name) }
 
@@ -52,11 +54,17 @@ func (d *Directory) Check(context.Context) error {
 	if !info.IsDir() {
 		return fmt.Errorf("directory %s: not a directory", d.dir)
 	}
-	return nil
+	return d.checkOwner()
 }
 
 func (d *Directory) Prepare(ctx context.Context) error {
 	if err := d.Check(ctx); err != nil {
+		return err
+	}
+	if err := privateDirs(d.dir); err != nil {
+		return err
+	}
+	if err := d.own(); err != nil {
 		return err
 	}
 	return privateDirs(d.dir, "images", "tasks", "incoming")
@@ -176,8 +184,12 @@ func (d *Directory) Commit(ctx context.Context, tmp, id string, props map[string
 	return err
 }
 
+// treeSize refuses what could not be copied, and so not be cloned.
 func treeSize(dir string) (size uint64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
+		if name := file[len(dir):]; len(name) > maxPath || errors.Is(err, syscall.ENAMETOOLONG) {
+			return fmt.Errorf("%s: %w", Clip(name, 200), errLongPath)
+		}
 		if err != nil {
 			return err
 		}
@@ -235,15 +247,7 @@ func (d *Directory) remove(kind, name string) error {
 		return err
 	}
 	defer parent.Close()
-	err = parent.RemoveAll(name)
-	if errors.Is(err, syscall.EPERM) {
-		// Flags of files bind even root, and a task may have set some.
-		if err := clearFlags(d.path(kind, name)); err != nil {
-			return err
-		}
-		err = parent.RemoveAll(name)
-	}
-	return err
+	return removeAll(parent, name)
 }
 
 func (d *Directory) Temporary(context.Context) ([]string, error) { return d.names("incoming") }
@@ -393,7 +397,11 @@ func (d *Directory) Clone(ctx context.Context, id, name string, opt CloneOptions
 	return d.TaskRoot(name), nil
 }
 
+// Tasks asks whose they are: what is listed and not known is taken for a leftover.
 func (d *Directory) Tasks(context.Context) ([]Task, error) {
+	if err := d.checkOwner(); err != nil {
+		return nil, err
+	}
 	names, err := d.names("tasks")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

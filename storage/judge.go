@@ -49,6 +49,9 @@ func judgeArchive(stream io.Reader) error {
 }
 
 func judgeEntry(h *tar.Header) error {
+	if isLong(h) {
+		return errLongPath
+	}
 	_, err := inside(h.Name)
 	if sparse(h) {
 		return errSparse

@@ -7,7 +7,7 @@
 //	tasks/NAME     tasks' roots, each a clone of an image
 //	incoming/TMP   images that are not whole yet
 //
-// and nothing else says what there is (a directory also has locks, whose holders are at work in the store): what a store holds can be listed, and removed, knowing only the parent.
+// and nothing else says what there is (a directory also has locks, whose holders are at work in the store, and the name of its owner): what a store holds can be listed, and removed, knowing only the parent.
 package storage
 
 import (

@@ -83,6 +83,9 @@ type extractor struct {
 }
 
 func (x *extractor) entry(h *tar.Header, content io.Reader) error {
+	if isLong(h) {
+		return errLongPath
+	}
 	name, err := inside(h.Name)
 	if err != nil {
 		return err
@@ -93,9 +96,9 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	dir, base := path.Split(name)
 	switch {
 	case base == opaque:
-		return x.empty(path.Clean(dir))
+		return emptyDir(x.root, path.Clean(dir))
 	case strings.HasPrefix(base, whiteout):
-		return x.root.RemoveAll(path.Join(dir, strings.TrimPrefix(base, whiteout)))
+		return removeAll(x.root, path.Join(dir, strings.TrimPrefix(base, whiteout)))
 	}
 	if err := x.root.MkdirAll(path.Clean("./"+dir), 0o755); err != nil {
 		return err
@@ -103,7 +106,7 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeDir {
 		return x.directory(name, h)
 	}
-	if err := x.root.RemoveAll(name); err != nil {
+	if err := removeAll(x.root, name); err != nil {
 		return err
 	}
 	switch h.Typeflag {
@@ -129,6 +132,13 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	}
 	return attributes(x.root, name, h)
 }
+
+// maxPath is FreeBSD's PATH_MAX. A name in an archive may have a megabyte, and each of its slashes makes a folder.
+const maxPath = 1024
+
+var errLongPath = fmt.Errorf("a path that is too long; %d bytes are the most: give what is in it shorter names, or nest it less deeply", maxPath)
+
+func isLong(h *tar.Header) bool { return max(len(h.Name), len(h.Linkname)) > maxPath }
 
 var errSparse = errors.New("a sparse file; pack it as a plain one, with bsdtar --no-read-sparse or tar without --sparse")
 
@@ -162,19 +172,6 @@ func (x *extractor) file(name string, content io.Reader) error {
 		return err
 	}
 	return f.Close()
-}
-
-func (x *extractor) empty(dir string) error {
-	d, err := x.root.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	for _, name := range names {
-		err = errors.Join(err, x.root.RemoveAll(path.Join(dir, name)))
-	}
-	return err
 }
 
 func (x *extractor) finish() error {

@@ -80,6 +80,27 @@ func TestSparseArchives(t *testing.T) {
 	}
 }
 
+// TestLongNames: one of a megabyte would make half as many folders within one another.
+func TestLongNames(t *testing.T) {
+	d := newDirectory(t)
+	folders := strings.Repeat("d/", 200_000)
+	for name, h := range map[string]*tar.Header{
+		"name":     {Typeflag: tar.TypeDir, Name: folders, Mode: 0o755, Format: tar.FormatPAX},
+		"whiteout": {Typeflag: tar.TypeReg, Name: folders + whiteout + "x", Mode: 0o644, Format: tar.FormatPAX},
+		"link":     {Typeflag: tar.TypeLink, Name: folders[:200] + "d/x", Linkname: folders + "x", Mode: 0o644, Format: tar.FormatPAX},
+	} {
+		data := archived(t, h, "")
+		for _, err := range []error{d.Receive(t.Context(), "t", "", bytes.NewReader(data)), Judge("tar", false, bytes.NewReader(data))} {
+			if want := "archive: " + folders[:200] + "…: a path that is too long; 1024 bytes are the most: give what is in it shorter names, or nest it less deeply"; err == nil || err.Error() != want {
+				t.Errorf("%s: %.300v", name, err)
+			}
+		}
+		if left, err := d.Temporary(t.Context()); err != nil || len(left) > 0 {
+			t.Errorf("%s: left %v, %v", name, left, err)
+		}
+	}
+}
+
 // TestExtractEnds is told to end within a file that goes on and on.
 func TestExtractEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -105,7 +105,7 @@ func (a *app) defaults(cmd *cobra.Command) (Defaults, error) {
 	a.stateDir = d.StateDir
 	if errors.Is(err, fs.ErrPermission) && a.config == "" {
 		a.logger(cmd).Warn("the plugin's configuration is left aside, its keys and mirrors among it", "error", err)
-		d, err = Defaults{}, nil
+		d, err = Defaults{GC: image.GCOptions{Delay: usualDelay}}, nil
 	}
 	d.Images.Registry.WayIn = wayIn
 	return d, err
@@ -124,7 +124,7 @@ func (a *app) backend(usual Defaults) (storage.Backend, error) {
 	case a.directory != "":
 		var err error
 		a.directory, err = filepath.Abs(a.directory)
-		return storage.NewDirectory(a.directory), err
+		return storage.NewDirectory(a.directory, a.stateDir), err
 	}
 	return nil, usageError{errNoStore}
 }
@@ -162,7 +162,7 @@ func (a *app) open(ctx context.Context, cmd *cobra.Command) (*image.Store, error
 	return a.store(backend, cmd, usual.Images), nil
 }
 
-// prepare is the store, made where there is none, without the leftovers of the killed.
+// prepare is the store, made where there is none, without the leftovers of the killed if they can be removed.
 func (a *app) prepare(ctx context.Context, cmd *cobra.Command, usual Defaults) (*image.Store, error) {
 	backend, err := a.backend(usual)
 	if err != nil {
@@ -172,7 +172,10 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, usual Defaults) (
 		return nil, err
 	}
 	store := a.store(backend, cmd, usual.Images)
-	return store, store.Sweep(ctx)
+	if err := store.Sweep(ctx); err != nil {
+		a.logger(cmd).Warn("what killed pulls left is not removed", "error", err)
+	}
+	return store, nil
 }
 
 func (a *app) store(backend storage.Backend, cmd *cobra.Command, options image.Options) *image.Store {

@@ -105,14 +105,15 @@ func printTable(cmd *cobra.Command, images []image.Image) error {
 	for _, img := range images {
 		m := img.Manifest
 		fmt.Fprintln(w, strings.Join([]string{
-			orDash(img.Reference.Name), orDash(img.Reference.Tag), shortID(img.ID), orDash(strings.Trim(m.OS+"/"+m.Arch, "/")),
-			mib(int64(img.Referenced)), day(m.Created), fmt.Sprint(len(img.Clones)), orDash(img.Reference.Base),
+			OrDash(img.Reference.Name), OrDash(img.Reference.Tag), shortID(img.ID), OrDash(strings.Trim(m.OS+"/"+m.Arch, "/")),
+			mib(int64(img.Referenced)), day(m.Created), fmt.Sprint(len(img.Clones)), OrDash(img.Reference.Base),
 		}, "\t"))
 	}
 	return w.Flush()
 }
 
-func orDash(s string) string {
+// OrDash fills a table's cell where there is nothing to say.
+func OrDash(s string) string {
 	if s == "" {
 		return "-"
 	}
@@ -202,6 +203,9 @@ func (a *app) find(cmd *cobra.Command, what string) (*image.Store, image.Image, 
 	return store, img, err
 }
 
+// usualDelay is for who may not read the plugin's.
+const usualDelay = 72 * time.Hour
+
 func (a *app) gc() *cobra.Command {
 	var opt image.GCOptions
 	var maxSize string
@@ -223,7 +227,7 @@ may be about to start from it.
 			if err != nil {
 				return err
 			}
-			if !cmd.Flags().Changed("delay") && usual.GC.Delay > 0 {
+			if !cmd.Flags().Changed("delay") {
 				opt.Delay = usual.GC.Delay
 			}
 			opt.MaxSize = usual.GC.MaxSize
@@ -237,14 +241,11 @@ may be about to start from it.
 				return err
 			}
 			removed, err := store.GC(cmd.Context(), opt)
-			if err != nil {
-				return err
-			}
-			return a.printRemoved(cmd, removed, opt.DryRun)
+			return errors.Join(err, a.printRemoved(cmd, removed, opt.DryRun))
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&opt.Delay, "delay", 72*time.Hour, "how long an image stays after its last use, at least five minutes")
+	flags.DurationVar(&opt.Delay, "delay", usualDelay, "how long an image stays after its last use, at least five minutes")
 	flags.StringVar(&maxSize, "max-size", "", "how much all images may hold, such as 50GiB; \"\" for as much as there is")
 	flags.BoolVar(&opt.DryRun, "dry-run", false, "say what would go, and remove nothing")
 	return cmd
@@ -263,7 +264,7 @@ func (a *app) printRemoved(cmd *cobra.Command, removed []image.Image, dryRun boo
 		what = "Would remove"
 	}
 	for _, img := range removed {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s %s, %s\n", what, shortID(img.ID), orDash(forJSON(img).Reference), mib(int64(img.Used)))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s %s, %s\n", what, shortID(img.ID), OrDash(forJSON(img).Reference), mib(int64(img.Used)))
 	}
 	return nil
 }

@@ -192,8 +192,9 @@ func TestPluginDefaults(t *testing.T) {
 		Limits:   image.Limits{Retry: 100 * time.Millisecond},
 		Registry: image.RegistryOptions{Mirrors: map[string][]string{nowhere: {"file://" + dir}}},
 	}}
+	state := t.TempDir()
 	with := func(args ...string) error {
-		return executeWith(t.Context(), plugin, io.Discard, io.Discard, append(args, "--state-dir", t.TempDir())...)
+		return executeWith(t.Context(), plugin, io.Discard, io.Discard, append(args, "--state-dir", state)...)
 	}
 	for _, command := range []string{"verify", "pull"} {
 		if err := with(command, "file://"+dir+"/web:1"); err == nil || !strings.Contains(err.Error(), "this host trusts ") {
@@ -230,14 +231,49 @@ func TestPluginDefaults(t *testing.T) {
 		args []string
 		goes bool
 	}{
-		{image.GCOptions{}, nil, false}, {image.GCOptions{Delay: time.Hour}, nil, true}, {image.GCOptions{MaxSize: 1}, nil, true},
-		{image.GCOptions{Delay: time.Hour}, []string{"--delay", "3h"}, false}, {image.GCOptions{MaxSize: 1}, []string{"--max-size", "1GiB"}, false},
+		{image.GCOptions{Delay: 72 * time.Hour}, nil, false}, {image.GCOptions{Delay: time.Hour}, nil, true}, {image.GCOptions{}, nil, true},
+		{image.GCOptions{Delay: 72 * time.Hour, MaxSize: 1}, nil, true},
+		{image.GCOptions{Delay: time.Hour}, []string{"--delay", "3h"}, false}, {image.GCOptions{Delay: 72 * time.Hour, MaxSize: 1}, []string{"--max-size", "1GiB"}, false},
 	} {
 		var out bytes.Buffer
 		args := append(append([]string{"gc", "--dry-run"}, c.args...), store...)
 		if err := executeWith(t.Context(), Defaults{GC: c.gc}, &out, io.Discard, args...); err != nil || (strings.TrimSpace(out.String()) != "[]") != c.goes {
 			t.Errorf("%+v with %v: %v, %s", c.gc, c.args, err, out.String())
 		}
+	}
+}
+
+// TestGCFails has gc remove one image and fail at the next, whose lock is not to be had: it names both.
+func TestGCFails(t *testing.T) {
+	dir, images := exported(t), t.TempDir()
+	store := []string{"--state-dir", t.TempDir(), "--directory", images, "--json"}
+	builder := []string{"--state-dir", t.TempDir(), "--directory", t.TempDir()}
+	other := someTree(t)
+	if err := os.WriteFile(other+"/other", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	must(t, append(builder, "build", "web:2", other)...)
+	must(t, append(builder, "export", "web:2", dir)...)
+	var pulled [2]imageJSON
+	for i := range pulled {
+		if err := json.Unmarshal([]byte(must(t, append(store, "pull", fmt.Sprintf("file://%s/web:%d", dir, i+1))...)), &pulled[i]); err != nil {
+			t.Fatal(err)
+		}
+		then := time.Now().Add(time.Duration(i-3) * time.Hour)
+		if err := os.Chtimes(filepath.Join(images, "locks/used", pulled[i].ID), then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(images, "images", pulled[1].ID, "lock"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out, _, err := run(t, append(store, "gc", "--delay", "1h")...)
+	var removed []imageJSON
+	if jsonErr := json.Unmarshal([]byte(out), &removed); jsonErr != nil || len(removed) != 1 || removed[0].ID != pulled[0].ID {
+		t.Errorf("removed %s, %v", out, jsonErr)
+	}
+	if err == nil || !strings.Contains(err.Error(), pulled[1].ID) {
+		t.Errorf("of the other: %v", err)
 	}
 }
 
@@ -259,6 +295,9 @@ func TestUnreadablePlugin(t *testing.T) {
 		root.SetArgs([]string{"image", "list", "--directory", dir + "/none"})
 		if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "there is no store in "+dir+"/none") {
 			t.Errorf("%v: a store that is named: %v", cause, err)
+		}
+		if d, err := (&app{plugin: plugin}).defaults(root); err == nil && d.GC.Delay != usualDelay {
+			t.Errorf("%v: images stay for %v", cause, d.GC.Delay)
 		}
 	}
 }
@@ -291,6 +330,20 @@ func TestNoStore(t *testing.T) {
 				t.Errorf("%v: %v, want %s", command, err, want)
 			}
 		}
+	}
+}
+
+// TestLeftoverStays has a pull warn of what is no image in the store, and pull.
+func TestLeftoverStays(t *testing.T) {
+	dir, images := exported(t), t.TempDir()
+	store := []string{"--state-dir", t.TempDir(), "--directory", images}
+	must(t, append(store, "pull", "file://"+dir+"/web:1")...)
+	if err := os.WriteFile(images+"/incoming/.nfs01", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, problems, err := run(t, append(store, "pull", "--force", "file://"+dir+"/web:1")...)
+	if err != nil || !strings.Contains(problems, "what killed pulls left is not removed") {
+		t.Errorf("%v, says %q", err, problems)
 	}
 }
 
