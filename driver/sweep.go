@@ -125,8 +125,12 @@ func (d *Driver) collectImages() {
 	if d.host.Images == nil {
 		return
 	}
-	if err := d.host.Prepare(d.ctx); err != nil {
-		return // the fingerprint says so
+	for d.host.Prepare(d.ctx) != nil { // the fingerprint says so, and tries again
+		select {
+		case <-time.After(fingerprintPeriod):
+		case <-d.ctx.Done():
+			return
+		}
 	}
 	if err := d.host.Images.Sweep(d.ctx); err != nil {
 		d.logger.Warn("what killed pulls left is not removed", "error", err)

@@ -46,9 +46,18 @@ func (d *Driver) adopt(t *task) {
 	go d.follow(t)
 }
 
-// follow outlives nothing: it ends with the task or with the plugin, whichever comes first.
+// follow outlives nothing: it ends with the task or with the plugin, whichever comes first. While it cannot look, for want of descriptors
+// say, the task is taken to run.
 func (d *Driver) follow(t *task) {
 	status, err := launch.Wait(d.ctx, t.dir)
+	for err != nil && jail.Alive(t.dir) {
+		select {
+		case <-time.After(time.Second):
+		case <-d.ctx.Done():
+			return
+		}
+		status, err = launch.Wait(d.ctx, t.dir)
+	}
 	if d.ctx.Err() != nil {
 		return
 	}
