@@ -12,20 +12,6 @@ import (
 	"testing"
 )
 
-// TestDocumentedRecipe reads the example that users begin with.
-func TestDocumentedRecipe(t *testing.T) {
-	doc, err := os.ReadFile("../docs/images.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, behind, found := strings.Cut(string(doc), "begins a comment's line.\n\n```\n")
-	text, _, _ := strings.Cut(behind, "```")
-	recipe, err := ParseRecipe(strings.NewReader(text), "/here")
-	if !found || err != nil || len(recipe.instructions) != 8 {
-		t.Errorf("found %v, %d instructions, error %v:\n%s", found, len(recipe.instructions), err, text)
-	}
-}
-
 func TestParseRecipe(t *testing.T) {
 	recipe, err := ParseRecipe(strings.NewReader(`# A comment
 base web:1

@@ -365,3 +365,20 @@ func TestFailureOnce(t *testing.T) {
 		t.Errorf("%v, and on stderr %q", err, problems)
 	}
 }
+
+// TestRecipeOfHelp reads the example that users begin with.
+func TestRecipeOfHelp(t *testing.T) {
+	out, _, err := run(t, "build", "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recipe strings.Builder
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, "    ") && !strings.Contains(line, "--") || strings.HasPrefix(line, "    #") {
+			recipe.WriteString(line)
+		}
+	}
+	if _, err := image.ParseRecipe(strings.NewReader(recipe.String()), t.TempDir()); err != nil || !strings.Contains(recipe.String(), "cmd ") {
+		t.Errorf("%v:\n%s", err, recipe.String())
+	}
+}
