@@ -56,7 +56,7 @@ func newPlan(cfg *drivers.TaskConfig, operator *Config) (*plan, error) {
 	if err := p.task.network(operator); err != nil {
 		return nil, err
 	}
-	if err := p.task.hosts(); err != nil {
+	if err := p.checkNames(); err != nil {
 		return nil, err
 	}
 	if err := p.task.permissions(operator); err != nil {
@@ -125,6 +125,16 @@ func (p *plan) allMounts(operator *Config) ([]pair, error) {
 		return nil, err
 	}
 	return append(mounts, readOnly...), nil
+}
+
+// checkNames refuses what cannot be written into /etc/hosts, where any address stands for the host's on the bridge.
+func (p *plan) checkNames() error {
+	at := network.Attachment{}
+	if p.ownNetwork() {
+		at.Gateway = netip.IPv4Unspecified()
+	}
+	_, err := network.Hosts(p.hostname(), at, p.task.ExtraHosts)
+	return err
 }
 
 // mountTable is all that is mounted in the task's root, in order.

@@ -318,14 +318,14 @@ func (s *start) specify() error {
 }
 
 // hostname is docker's rule: the job's own, else one that names the alloc.
-func (s *start) hostname() string {
-	if s.task.Hostname != "" {
-		return s.task.Hostname
+func (p *plan) hostname() string {
+	if p.task.Hostname != "" {
+		return p.task.Hostname
 	}
-	if len(s.cfg.AllocID) >= 8 {
-		return defaultHostname(s.cfg.Name, s.cfg.AllocID[:8])
+	if len(p.cfg.AllocID) >= 8 {
+		return defaultHostname(p.cfg.Name, p.cfg.AllocID[:8])
 	}
-	return s.name
+	return p.name
 }
 
 // defaultHostname is TASK-ALLOC as far as a host can be called that: Nomad lets a task's name have spaces, any letters, and any length.

@@ -3,7 +3,6 @@ package driver
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
@@ -132,20 +131,6 @@ func (c *TaskConfig) permissions(operator *Config) error {
 		}
 		if err := operator.permit(p, fmt.Sprintf("permission %q", p)); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// hosts checks the HOST:ADDRESS entries of pot and docker, whose word for the host's own address is host-gateway.
-func (c *TaskConfig) hosts() error {
-	for _, e := range c.ExtraHosts {
-		host, address, ok := strings.Cut(e, ":")
-		if !ok || host == "" || strings.ContainsAny(e, " \t\n") {
-			return fmt.Errorf("extra_hosts: %q must be HOST:ADDRESS", e)
-		}
-		if _, err := netip.ParseAddr(address); err != nil && address != "host-gateway" {
-			return fmt.Errorf("extra_hosts: %q: %q is not an IP address", e, address)
 		}
 	}
 	return nil

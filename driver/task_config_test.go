@@ -106,8 +106,11 @@ func TestBadTaskConfigGetsOneSentence(t *testing.T) {
 		{"what Nomad keeps from the task", TaskConfig{Copy: []string{"private/x:/x"}}, `copy "private/x:/x": a relative source is one of the task's folders`},
 		{"source leads up by a symlink", TaskConfig{Mount: []string{"local/up:/x"}}, `mount "local/up:/x": the source cannot be used, it must not leave its folder by a symlink`},
 		{"pot without tag", TaskConfig{Pot: "web"}, `pot and tag go together: the image's name and its version, with image as their base URL`},
-		{"extra host", TaskConfig{ExtraHosts: []string{"db"}}, `extra_hosts: "db" must be HOST:ADDRESS`},
-		{"extra host address", TaskConfig{ExtraHosts: []string{"db:nine"}}, `extra_hosts: "db:nine": "nine" is not an IP address`},
+		{"extra host", TaskConfig{ExtraHosts: []string{"db"}}, `extra_hosts "db": want name:address`},
+		{"extra host address", TaskConfig{ExtraHosts: []string{"db:nine"}}, `extra_hosts "db:nine": "nine" is not an IP address`},
+		{"hostname", TaskConfig{Hostname: "a b"}, `hostname "a b": only letters, digits, dots, - and _ are possible`},
+		{"hostname too long", TaskConfig{Hostname: strings.Repeat("a", 64)}, `hostname "` + strings.Repeat("a", 64) + `": only letters`},
+		{"no gateway", TaskConfig{NetworkMode: "none", ExtraHosts: []string{"h:host-gateway"}}, `extra_hosts "h:host-gateway": only a task on the bridge has a gateway`},
 		{
 			"permission not allowed",
 			TaskConfig{Allow: []string{"raw_sockets"}},

@@ -110,8 +110,8 @@ func reachable(server string) bool {
 func Hosts(hostname string, a Attachment, extra []string) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
-	if !validHostname(hostname) {
-		return nil, fmt.Errorf("hostname %q: only letters, digits, dots, - and _ are possible", hostname)
+	if !validHostname(hostname) || len(hostname) > 63 {
+		return nil, fmt.Errorf("hostname %q: only letters, digits, dots, - and _ are possible, at most 63", hostname)
 	}
 	own := []netip.Addr{a.IPv4, a.IPv6}
 	if !a.IPv4.IsValid() {
@@ -139,7 +139,7 @@ func parseExtraHost(s string, a Attachment) (string, netip.Addr, error) {
 	}
 	if addr == "host-gateway" {
 		if !a.Gateway.IsValid() {
-			return "", netip.Addr{}, fmt.Errorf("extra_hosts %q: a task on the host's network has no gateway; use 127.0.0.1", s)
+			return "", netip.Addr{}, fmt.Errorf("extra_hosts %q: only a task on the bridge has a gateway; on the host's network use 127.0.0.1", s)
 		}
 		return name, a.Gateway, nil
 	}

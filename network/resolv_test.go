@@ -61,11 +61,11 @@ func TestHosts(t *testing.T) {
 			extra: []string{"db:192.0.2.10", "six:2001:db8::1", "six2:[2001:db8::2]", "host.internal:host-gateway"},
 			want:  local + "10.209.0.7\tweb\n192.0.2.10\tdb\n2001:db8::1\tsix\n2001:db8::2\tsix2\n10.209.0.1\thost.internal\n",
 		},
-		"bad hostname": {hostname: "a b", refused: `hostname "a b": only letters, digits, dots, - and _ are possible`},
+		"bad hostname": {hostname: "a b", refused: `hostname "a b": only letters, digits, dots, - and _ are possible, at most 63`},
 		"no colon":     {hostname: "web", extra: []string{"db"}, refused: `extra_hosts "db": want name:address, such as db:192.0.2.10`},
 		"a line feed":  {hostname: "web", extra: []string{"db\n1.2.3.4 x:192.0.2.10"}, refused: `extra_hosts "db\n1.2.3.4 x:192.0.2.10": want name:address, such as db:192.0.2.10`},
 		"bad address":  {hostname: "web", extra: []string{"db:192.0.2"}, refused: `extra_hosts "db:192.0.2": "192.0.2" is not an IP address`},
-		"no gateway":   {hostname: "web", extra: []string{"h:host-gateway"}, refused: `extra_hosts "h:host-gateway": a task on the host's network has no gateway; use 127.0.0.1`},
+		"no gateway":   {hostname: "web", extra: []string{"h:host-gateway"}, refused: `extra_hosts "h:host-gateway": only a task on the bridge has a gateway; on the host's network use 127.0.0.1`},
 	} {
 		got, err := Hosts(c.hostname, c.a, c.extra)
 		if err != nil || c.refused != "" {
