@@ -164,6 +164,9 @@ func TestSavedConfigSurvivesFullDisk(t *testing.T) {
 	for err == nil {
 		_, err = filler.Write(make([]byte, 4096))
 	}
+	if err := c.save(); err != nil {
+		t.Errorf("what is there already: %v", err)
+	}
 	larger := c
 	larger.Dataset = "zroot/other"
 	larger.HostPaths = []string{strings.Repeat("/a", 8192)}

@@ -39,12 +39,12 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	alive := jail.Alive(dir) // asked first: what a shim that is gone wrote is its last word
 	status, err := jail.ReadStatus(dir)
 	neverRan := errors.Is(err, fs.ErrNotExist)
-	if err != nil && (alive || !neverRan) {
-		return fmt.Errorf("task %s may run, and its state cannot be read: %w", cfg.ID, err)
-	}
-	if neverRan || !alive && fromEarlierBoot(status) {
-		_ = d.removeOrLater(cfg, name, removeSteps)
+	if !alive && (neverRan || err == nil && fromEarlierBoot(status)) {
+		_ = d.removeOrLater(cfg, name, removeSteps, recoverPatience)
 		return fmt.Errorf("task %s never ran, or not since the host's restart: %w", cfg.ID, drivers.ErrTaskNotFound)
+	}
+	if err != nil { // recovered all the same: Nomad would start another beside it
+		d.logger.Warn("how the task runs cannot be read", "task", name, "task_id", cfg.ID, "error", err)
 	}
 	t := newTask(cfg, name, dir, state, status, time.Now())
 	d.adopt(t)

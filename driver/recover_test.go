@@ -255,7 +255,7 @@ func TestRecoverOnUnfitHost(t *testing.T) {
 	gone(t, d2, Name(cfg.ID))
 }
 
-// TestUnreadableStatus does not recover a task whose status it cannot read, and leaves it alone.
+// TestUnreadableStatus recovers a task whose status it cannot read: another would run beside it.
 func TestUnreadableStatus(t *testing.T) {
 	h, d := harness(t)
 	cfg := newTaskConfig(t, h, "sleep 1000")
@@ -263,13 +263,17 @@ func TestUnreadableStatus(t *testing.T) {
 	dir := d.host.taskDir(Name(cfg.ID))
 	editStatus(t, dir, func(s *jail.Status) { s.Version = jail.Version + 1 })
 
-	second, _ := harnessWith(t, d.config)
-	if err := second.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "version 2; this program reads 1 to 1") {
-		t.Errorf("recovered with %v", err)
+	second, d2 := harnessWith(t, d.config)
+	if err := second.RecoverTask(handle); err != nil {
+		t.Fatal(err)
 	}
-	if r, err := h.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
+	if r, err := second.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
 		t.Errorf("in the task: %+v, %v", r, err)
 	}
+	if err := second.DestroyTask(cfg.ID, true); err != nil {
+		t.Error(err)
+	}
+	gone(t, d2, Name(cfg.ID))
 }
 
 // TestRecoverDuringStart is asked for a task whose shim is there and has not started it. The test is that shim.
@@ -292,17 +296,20 @@ func TestRecoverDuringStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "may run") {
-		t.Errorf("recovered with %v", err)
-	}
-	if _, err := os.Stat(fifo); err != nil {
-		t.Error(err)
+	if err := h.RecoverTask(handle); err != nil {
+		t.Fatal(err)
 	}
 	shim.Close()
-	if err := h.RecoverTask(handle); err == nil || !strings.Contains(err.Error(), "never ran") {
-		t.Errorf("without its shim: recovered with %v", err)
+	if r := waitTask(t, h, cfg.ID); r.Err == nil || !strings.Contains(r.Err.Error(), "the task never started") {
+		t.Errorf("without its shim it ends with %+v", r)
+	}
+	if err := h.DestroyTask(cfg.ID, true); err != nil {
+		t.Error(err)
 	}
 	gone(t, d, name)
+	if err := h.RecoverTask(handle); !errors.Is(err, drivers.ErrTaskNotFound) && (err == nil || !strings.Contains(err.Error(), drivers.ErrTaskNotFound.Error())) {
+		t.Errorf("removed: recovered with %v", err)
+	}
 }
 
 // editStatus writes over the status that a shim has written.

@@ -59,13 +59,13 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	s := &start{plan: p, d: d, host: d.host, dir: d.host.taskDir(p.name)}
 	// Nomad asks again, with the same task ID, when a plugin died while it was starting the task.
 	if _, err := os.Stat(s.dir); err == nil {
-		if err := d.removeOrLater(cfg, p.name, removeSteps); err != nil {
+		if err := d.removeOrLater(cfg, p.name, removeSteps, removePatience); err != nil {
 			return nil, nil, fmt.Errorf("what an interrupted start left: %w", err)
 		}
 	}
 	if err := s.run(d.ctx); err != nil {
 		err = errors.Join(err, s.dropShim())
-		_ = d.removeOrLater(cfg, p.name, s.undoSteps())
+		_ = d.removeOrLater(cfg, p.name, s.undoSteps(), removePatience)
 		return nil, nil, err
 	}
 	t := newTask(cfg, p.name, s.dir, s.state, s.status, s.state.Created)

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -136,7 +137,11 @@ func (c Config) save() error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(filepath.Join(c.StateDir, "config.json"), data)
+	path := filepath.Join(c.StateDir, "config.json")
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, data) {
+		return nil // a full disk is no reason not to start with it
+	}
+	return writeWhole(path, data)
 }
 
 // withoutUserinfo is the URL without name and password, also where nobody could parse it.

@@ -115,7 +115,7 @@ func (d *Driver) DestroyTask(taskID string, force bool) error {
 			return err
 		}
 	}
-	_ = d.removeOrLater(t.cfg, t.name, removeSteps)
+	_ = d.removeOrLater(t.cfg, t.name, removeSteps, removePatience)
 	d.mu.Lock()
 	delete(d.tasks, taskID)
 	d.mu.Unlock()
@@ -123,18 +123,22 @@ func (d *Driver) DestroyTask(taskID string, force bool) error {
 }
 
 // removePatience is how long one removal tries. A dataset may be busy for ever: somebody sits in it, or a snapshot of it is held.
-const removePatience = 10 * time.Second
+// After a reboot Nomad asks for one task after the other, so there it is recoverPatience.
+const (
+	removePatience  = 10 * time.Second
+	recoverPatience = 3 * time.Second
+)
 
 // remove ends a removal that it began, also when the plugin is to end.
-func (d *Driver) remove(name string, steps []removeStep) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), removePatience)
+func (d *Driver) remove(name string, steps []removeStep, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), patience)
 	defer cancel()
 	return d.host.remove(ctx, name, steps)
 }
 
 // removeOrLater is for a call that Nomad waits for: what cannot be removed now holds up nobody, and goes on in the background.
-func (d *Driver) removeOrLater(cfg *drivers.TaskConfig, name string, steps []removeStep) error {
-	err := d.remove(name, steps)
+func (d *Driver) removeOrLater(cfg *drivers.TaskConfig, name string, steps []removeStep, patience time.Duration) error {
+	err := d.remove(name, steps, patience)
 	if err != nil {
 		d.logger.Warn("removal not complete; trying again in the background", "task", name, "error", err)
 		d.emit(cfg, "Cleaning up is taking longer", map[string]string{"reason": err.Error()})
@@ -152,7 +156,7 @@ func (d *Driver) removeLater(cfg *drivers.TaskConfig, name string, steps []remov
 		case <-d.ctx.Done():
 			return
 		}
-		err := d.remove(name, steps)
+		err := d.remove(name, steps, removePatience)
 		if err == nil {
 			d.emit(cfg, "Cleaned up", nil)
 			return

@@ -157,7 +157,7 @@ func (d *Driver) clear(x Holding) {
 	if t := d.named(x.Name); t != nil {
 		err = d.DestroyTask(t.cfg.ID, true)
 	} else {
-		err = d.remove(x.Name, removeSteps) // not later: the next sweep comes by
+		err = d.remove(x.Name, removeSteps, removePatience) // not later: the next sweep comes by
 	}
 	if err != nil {
 		d.logger.Warn("leftover not removed", "task", x.Name, "error", err)

@@ -221,7 +221,7 @@ func (b *building) copy(ctx context.Context, sources []string, target string) er
 		return err
 	}
 	defer from.Close()
-	h := hashOf(b.id, b.salt, "copy", target)
+	h := hashOf(b.id, b.salt, "copy 2", target) // 1 changed owners and modes of folders that the image had: not found again
 	for _, source := range sources {
 		if err := hashTree(h, from, path.Clean(source)); err != nil {
 			return err

@@ -75,7 +75,11 @@ func (m Manifest) ID() string {
 
 // checkPin refuses what a registry has in the place of what was pinned.
 func (m Manifest) checkPin(ref Reference) error {
-	if id := m.ID(); ref.Digest != "" && id != ref.Digest {
+	id := m.ID()
+	if ref.Digest == m.Digest && id != ref.Digest {
+		return fmt.Errorf("%s is the digest of its stream only, which says nothing of the image that it is the difference from; pin %s, or export again what names it as its parent", ref.Digest, id)
+	}
+	if ref.Digest != "" && id != ref.Digest {
 		return fmt.Errorf("the registry's digest is %s now and not %s as the reference says; pin the new one, or publish the old one again", id, ref.Digest)
 	}
 	return nil

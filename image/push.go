@@ -172,7 +172,7 @@ func (p *pushing) checkParent(ctx context.Context, m Manifest, base string) erro
 		return fmt.Errorf("its parent %s is not at %s; push that first", parent.short(), base)
 	}
 	if there, err := parseManifest(data, parent); err != nil || there.ID() != parent.Digest {
-		return fmt.Errorf("its parent %s is another one at %s; push that again first", parent.short(), base)
+		return fmt.Errorf("its parent %s is another one at %s; push that again first, or export this one again", parent.short(), base)
 	}
 	return nil
 }

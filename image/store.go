@@ -237,13 +237,13 @@ func (s *Store) Root(ctx context.Context, img Image) (string, error) {
 func (s *Store) lines(kept []storage.Image) []Image {
 	var list []Image
 	for _, k := range kept {
-		rs := records(k.Props)
-		for _, r := range rs {
+		before := len(list)
+		for _, r := range records(k.Props) {
 			if named, err := s.image(k).as(r); err == nil {
 				list = append(list, named)
 			}
 		}
-		if len(rs) == 0 {
+		if len(list) == before { // none, or none that is one today
 			list = append(list, s.image(k))
 		}
 	}

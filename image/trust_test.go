@@ -125,7 +125,7 @@ func TestDifferenceFromAnother(t *testing.T) {
 	_, err = h.Ensure(t.Context(), theirs.ref(t, "web:2@"+manifests["2"].ID()), EnsureOptions{})
 	h.refused(t, err, "image web:2: the registry's digest is "+evil.ID()+" now and not "+manifests["2"].ID()+" as the reference says; ", before, prefix)
 	_, err = h.Ensure(t.Context(), theirs.ref(t, "web:2@"+evil.Digest), EnsureOptions{})
-	h.refused(t, err, "image web:2: the registry's digest is "+evil.ID()+" now and not "+evil.Digest+" as the reference says; ", before, prefix)
+	h.refused(t, err, "image web:2: "+evil.Digest+" is the digest of its stream only, ", before, prefix)
 
 	keyFile := filepath.Join(t.TempDir(), "k")
 	key, err := GenerateKey(keyFile)
@@ -259,6 +259,27 @@ func TestFormerID(t *testing.T) {
 		if img, err := h.find(t.Context(), ref); err != errNotHere {
 			t.Errorf("%s is %s, %v", ref, img.ID, err)
 		}
+	}
+}
+
+// TestFormerReference: an image whose only reference is none any more is listed, and so collected.
+func TestFormerReference(t *testing.T) {
+	h := newHost(t, "tar", Options{})
+	r := record{Reference: "file:/srv/web:1", Manifest: Manifest{Name: "web", Tag: "1", Format: "tar", Digest: someDigest}}
+	value, err := r.value()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.backend().Create(t.Context(), "t", ""); err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimPrefix(someDigest, digestPrefix)
+	if err := h.backend().Commit(t.Context(), "t", id, map[string]string{r.key(): value}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := h.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].ID != id {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 

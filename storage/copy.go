@@ -63,7 +63,7 @@ type copier struct {
 type link struct{ device, inode uint64 }
 
 func (c *copier) copy(from, to string, info fs.FileInfo) error {
-	if len(from) > maxPath { // each folder above is open
+	if len(from) > pathMax { // each folder above is open
 		return fmt.Errorf("%s: %w", Clip(from, 200), errLongPath)
 	}
 	switch info.Mode().Type() {

@@ -187,7 +187,7 @@ func (d *Directory) Commit(ctx context.Context, tmp, id string, props map[string
 // treeSize refuses what could not be copied, and so not be cloned.
 func treeSize(dir string) (size uint64, err error) {
 	err = filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
-		if name := file[len(dir):]; len(name) > maxPath || errors.Is(err, syscall.ENAMETOOLONG) {
+		if name := file[len(dir):]; len(name) > pathMax || errors.Is(err, syscall.ENAMETOOLONG) {
 			return fmt.Errorf("%s: %w", Clip(name, 200), errLongPath)
 		}
 		if err != nil {

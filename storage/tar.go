@@ -133,8 +133,12 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	return attributes(x.root, name, h)
 }
 
-// maxPath is FreeBSD's PATH_MAX. A name in an archive may have a megabyte, and each of its slashes makes a folder.
-const maxPath = 1024
+// maxPath is of a path in an image; a name in an archive may have a megabyte, and each of its slashes makes a folder. It leaves the store's
+// own path room in pathMax, FreeBSD's PATH_MAX.
+const (
+	maxPath = 900
+	pathMax = 1024
+)
 
 var errLongPath = fmt.Errorf("a path that is too long; %d bytes are the most: give what is in it shorter names, or nest it less deeply", maxPath)
 
