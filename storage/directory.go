@@ -187,18 +187,19 @@ func (d *Directory) Commit(ctx context.Context, tmp, id string, props map[string
 // treeSize refuses what could not be copied, and so not be cloned.
 func treeSize(dir string) (size uint64, err error) {
 	err = filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = entry.Info()
+		}
 		if name := file[len(dir):]; len(name) > pathMax || errors.Is(err, syscall.ENAMETOOLONG) {
 			return fmt.Errorf("%s: %w", Clip(name, 200), errLongPath)
 		}
 		if err != nil {
 			return err
 		}
-		info, err := entry.Info()
-		if err == nil {
-			stat := info.Sys().(*syscall.Stat_t)
-			size += uint64(stat.Blocks) * 512 / max(1, uint64(stat.Nlink))
-		}
-		return err
+		stat := info.Sys().(*syscall.Stat_t)
+		size += uint64(stat.Blocks) * 512 / max(1, uint64(stat.Nlink))
+		return nil
 	})
 	return size, err
 }
