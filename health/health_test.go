@@ -18,6 +18,8 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 )
 
 // consul finds the agent's binary: CONSUL_BIN, bin/consul in the module, or the PATH.
@@ -51,6 +53,12 @@ type agent struct {
 }
 
 // newAgent has free ports for an agent, with more configuration in HCL, and does not start it.
+// The host of its own is for the ports: other packages' tests take free ones too, between an agent's choice and its start.
+func TestMain(m *testing.M) {
+	isolate.Enter(isolate.Options{Network: isolate.Apart})
+	os.Exit(m.Run())
+}
+
 func newAgent(t *testing.T, config, token string) *agent {
 	t.Helper()
 	ports := freePorts(t, 3)
@@ -84,14 +92,14 @@ func (a *agent) start() {
 		a.t.Fatal(err)
 	}
 	a.cmd = cmd
-	until(a.t, "Consul's leader", func() bool {
-		leader, err := a.client.Status().Leader()
-		return err == nil && leader != ""
-	})
 	a.t.Cleanup(func() {
 		if a.t.Failed() {
 			a.t.Logf("consul said:\n%s", log.Bytes())
 		}
+	})
+	until(a.t, "Consul's leader", func() bool {
+		leader, err := a.client.Status().Leader()
+		return err == nil && leader != ""
 	})
 }
 
