@@ -14,7 +14,6 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 	"github.com/nomad-driver-jail/nomad-driver-jail/storage"
 )
@@ -22,17 +21,7 @@ import (
 // TestBusyRoots has snapshots held, as tools do that replicate datasets, and processes of the host sit in tasks' roots: nobody waits for a
 // task's removal longer than a while, and it is done when it can be.
 func TestBusyRoots(t *testing.T) {
-	config := testConfig(t)
-	p, err := pool.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	config.Directory, config.Dataset = "", p.Dataset+"/jails"
+	config := poolConfig(t)
 	config.CleanupDelay = "300ms"
 	h, d := harnessWith(t, config)
 	restarted, interrupted, failed := newTaskConfig(t, h, "true"), newTaskConfig(t, h, "true"), newTaskConfig(t, h, "true")

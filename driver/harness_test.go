@@ -19,6 +19,7 @@ import (
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/isolate"
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
+	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
@@ -45,6 +46,23 @@ func testConfig(t testing.TB) Config {
 	config.Directory = filepath.Join(dir, "store")
 	config.StateDir = filepath.Join(dir, "state")
 	config.Consul.Enabled = false
+	return config
+}
+
+// poolConfig has a pool of its own in the place of the directory.
+func poolConfig(t testing.TB) Config {
+	t.Helper()
+	config := testConfig(t) // its folders go after what is mounted in them
+	p, err := pool.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	config.Directory, config.Dataset = "", p.Dataset+"/jails"
 	return config
 }
 

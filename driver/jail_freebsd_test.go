@@ -14,7 +14,6 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/rootfs"
-	"github.com/nomad-driver-jail/nomad-driver-jail/e2e/zfs/pool"
 	"github.com/nomad-driver-jail/nomad-driver-jail/image"
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
 )
@@ -251,18 +250,7 @@ func TestRemovedBehindOurBack(t *testing.T) {
 
 // TestLingeringConnection has a jail die slowly: its last connection is in TIME_WAIT, and keeps the jail and its root for a minute.
 func TestLingeringConnection(t *testing.T) {
-	config := testConfig(t) // its folders go after what is mounted in them
-	p, err := pool.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	config.Directory, config.Dataset = "", p.Dataset+"/jails"
-	h, d := harnessWith(t, config)
+	h, d := harnessWith(t, poolConfig(t))
 	cfg := sleeper(t, h, func(c *TaskConfig, _ *drivers.TaskConfig) {
 		// FreeBSD 14 has no TIME_WAIT by default, and 15 a short one, where both ends are the host's.
 		c.Command, c.Args = "/bin/sh", []string{"-c", "sysctl net.inet.tcp.nolocaltimewait=0; sysctl net.inet.tcp.msl_local=30000; " +

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-jail/nomad-driver-jail/jail"
@@ -243,16 +244,23 @@ func TestRecoverOnUnfitHost(t *testing.T) {
 		t.Fatalf("the host is fit, or not for another reason: %v", err)
 	}
 	second := served(t, d2)
-	if err := second.RecoverTask(handle); err != nil {
+	wantRecovered(t, second, d2, handle)
+}
+
+// wantRecovered recovers a task that runs, executes in it and destroys it.
+func wantRecovered(t *testing.T, h *testutils.DriverHarness, d *Driver, handle *drivers.TaskHandle) {
+	t.Helper()
+	if err := h.RecoverTask(handle); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := second.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
+	id := handle.Config.ID
+	if r, err := h.ExecTask(id, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
 		t.Errorf("in the task: %+v, %v", r, err)
 	}
-	if err := second.DestroyTask(cfg.ID, true); err != nil {
+	if err := h.DestroyTask(id, true); err != nil {
 		t.Error(err)
 	}
-	gone(t, d2, Name(cfg.ID))
+	gone(t, d, Name(id))
 }
 
 // TestUnreadableStatus recovers a task whose status it cannot read: another would run beside it.
@@ -264,16 +272,7 @@ func TestUnreadableStatus(t *testing.T) {
 	editStatus(t, dir, func(s *jail.Status) { s.Version = jail.Version + 1 })
 
 	second, d2 := harnessWith(t, d.config)
-	if err := second.RecoverTask(handle); err != nil {
-		t.Fatal(err)
-	}
-	if r, err := second.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "exit 3"}, 10*time.Second); err != nil || r.ExitResult.ExitCode != 3 {
-		t.Errorf("in the task: %+v, %v", r, err)
-	}
-	if err := second.DestroyTask(cfg.ID, true); err != nil {
-		t.Error(err)
-	}
-	gone(t, d2, Name(cfg.ID))
+	wantRecovered(t, second, d2, handle)
 }
 
 // TestRecoverDuringStart is asked for a task whose shim is there and has not started it. The test is that shim.

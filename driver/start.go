@@ -330,15 +330,13 @@ func (p *plan) hostname() string {
 
 // defaultHostname is TASK-ALLOC as far as a host can be called that: Nomad lets a task's name have spaces, any letters, and any length.
 func defaultHostname(task, alloc string) string {
-	const most = 63 // bytes that jail.Create takes
 	task = strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '-', r == '_', r == '.':
+		if strings.ContainsRune(network.HostnameChars, r) {
 			return r
 		}
 		return '-'
 	}, task)
-	task = strings.Trim(task[:min(len(task), most-len("-")-len(alloc))], "-.")
+	task = strings.Trim(task[:min(len(task), network.MaxHostname-len("-")-len(alloc))], "-.")
 	return strings.TrimPrefix(task+"-"+alloc, "-")
 }
 

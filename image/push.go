@@ -96,8 +96,8 @@ func targetAt(base string, opt PushOptions) (target, error) {
 	if err := errors.Join(refuseUserinfo(base), checkBase(base)); err != nil {
 		return nil, err
 	}
-	if u, err := url.Parse(base); err == nil && u.Scheme == "file" {
-		return folder(u.Path), nil
+	if path, ok := folderOf(base); ok {
+		return folder(path), nil
 	}
 	limits := Limits{Retry: opt.Retry, Stall: opt.stall}.withDefaults()
 	c, err := newClient(opt.Registry, limits.Stall*storing)

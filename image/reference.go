@@ -150,7 +150,7 @@ func checkBase(base string) error {
 			return errors.New("the registry's URL has no host; write https://host/path/NAME:TAG")
 		}
 	case "file":
-		if u.Host != "" || u.Opaque != "" || !strings.HasPrefix(base, "file:///") {
+		if !strings.HasPrefix(base, "file:///") {
 			return errors.New("a file URL is file:///path/NAME:TAG, without a host")
 		}
 	case "":
@@ -197,8 +197,10 @@ func (r Reference) String() string {
 }
 
 // Folder is the path of the host that a file URL means, as it is opened: without the URL's %xx.
-func (r Reference) Folder() (path string, ok bool) {
-	u, err := url.Parse(r.Base)
+func (r Reference) Folder() (path string, ok bool) { return folderOf(r.Base) }
+
+func folderOf(base string) (path string, ok bool) {
+	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "file" {
 		return "", false
 	}

@@ -110,8 +110,8 @@ func reachable(server string) bool {
 func Hosts(hostname string, a Attachment, extra []string) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
-	if !validHostname(hostname) || len(hostname) > 63 {
-		return nil, fmt.Errorf("hostname %q: only letters, digits, dots, - and _ are possible, at most 63", hostname)
+	if !validHostname(hostname) || len(hostname) > MaxHostname {
+		return nil, fmt.Errorf("hostname %q: only letters, digits, dots, - and _ are possible, at most %d", hostname, MaxHostname)
 	}
 	own := []netip.Addr{a.IPv4, a.IPv6}
 	if !a.IPv4.IsValid() {
@@ -150,6 +150,10 @@ func parseExtraHost(s string, a Attachment) (string, netip.Addr, error) {
 	return name, ip, nil
 }
 
-func validHostname(s string) bool {
-	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
-}
+// HostnameChars are what a jail's host name is made of, and MaxHostname is how many bytes it has at most.
+const (
+	HostnameChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	MaxHostname   = 63
+)
+
+func validHostname(s string) bool { return s != "" && strings.Trim(s, HostnameChars) == "" }
